@@ -108,7 +108,7 @@ def sealed_manifest(files, name):
 
 
 def sealed_plan(files, name):
-    for plan in [n for n in files if n.endswith((".routed.json", ".rows.json"))]:
+    for plan in [n for n in files if n.endswith((".routed.json", ".adadsr.json"))]:
         data = json.loads(files[plan])
         if name in data["graphs"]:
             data["graphs"][name] = hashlib.sha256(files[name]).hexdigest()
@@ -332,7 +332,7 @@ def depth_plan_cases():
         save_checkpoint(folder, "a", spec, weights)
         run("export a.safetensors --adaptive -o plans")
         files = read_folder(folder / "plans")
-    plans = [n for n in files if n.endswith((".rows.json", ".tiles.json"))]
+    plans = [n for n in files if n.endswith(".adadsr.json")]
     graphs = [n for n in files if n.endswith(".onnx")]
     files["p.png"] = png()
     commands = tuple(UPSCALE + plan for plan in plans)

@@ -1,38 +1,50 @@
-"""AdaDSR: the plan of an exported AdaEDSR, and the cost of a depth map."""
+"""AdaDSR: the plan of an exported network, what is computed for a depth map, and its cost.
+
+A block is computed where a tile has a pixel that goes so deep: on windows around the tiles, wide
+enough that what a window lacks beyond its edges does not reach its tile. At the image's borders a
+window ends, and is padded with zeros as the image is. So all that a block needs is itself, on any
+size; the whole image is one window without margins.
+"""
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from sr_deploy.core.errors import VariantError
+from sr_deploy.core.errors import ArtifactError, VariantError
 from sr_deploy.core.parts import AdaptivePlan, PlanEngine, PlanPart, read_plan_file
+from sr_deploy.core.quadtree import SIZES, Quadtree, TailCost, cells_hw
+from sr_deploy.core.sizes import HW
 from sr_deploy.core.spec import check_desired_depth
 
-WAYS = ("rows", "tiles")
+SUFFIX = ".adadsr.json"
+_OLD_SUFFIXES = (".rows.json", ".tiles.json")
+WHOLE_ABOVE = 0.85
+"""The share of the blocks' work above which the whole network runs instead, in one part: parts of
+it cost their inputs and outputs (measured; see docs/adaptive.md)."""
 TAIL_PX = 3
 """Receptive radius of the last convolution and the tail, in LR pixels."""
 ADAPTER_PX = 5
 """Receptive radius of a depth on the head's features, in LR pixels: the adapter's convolutions."""
+_GROUPS = 8
+"""The most groups of blocks: more cost more inputs and outputs, fewer wider margins."""
 
 
 @dataclass(frozen=True)
 class DepthPlan(AdaptivePlan):
-    """An exported AdaEDSR: parts and costs. Stored as NAME.WAY.json beside its parts.
+    """An exported AdaDSR: parts and costs. Stored as NAME.adadsr.json beside its parts.
 
-    The parts are the start, the end, and two per group of blocks: everywhere, and by `way`.
+    `map` gives the depth map of an image, `whole` its result in one pass. Or `head` gives features,
+    a part for each group of blocks changes them, on windows or everywhere, and `end` gives the
+    result.
     """
 
     model: str
     scale: int
     blocks: int
-    way: str
-    """How blocks are skipped: `rows` gathers the pixels that take them, `tiles` cuts out the tiles
-    with such pixels."""
     parent_sha256: str
     macs_px: int
     """Multiply-accumulates of the dense backbone per LR pixel."""
@@ -40,19 +52,10 @@ class DepthPlan(AdaptivePlan):
     """Multiply-accumulates of one convolution of a block per LR pixel."""
     map_macs_px: int
     """Multiply-accumulates of the depth map per LR pixel."""
-    dense_above: float = 1.0
-    """A group of blocks is computed at all pixels if more than this share of the pixels take it,
-    averaged over its blocks (rows), or if its tiles would cost more than this share of the dense
-    multiply-accumulates (tiles)."""
-    tile: int = 0
-    """Height and width of a tile in LR pixels, for `tiles`."""
     depths: Tuple[int, ...] = ()
     """The last block of each group, ascending; the last one is `blocks`."""
     fixed: bool = False
     """Whether it was trained for one depth (FAdaEDSR in the paper), which cannot be changed."""
-    timed_ms: Optional[float] = None
-    """Time for a 256x256 photograph at half of all blocks, measured in turns with the other way
-    on the exporting machine."""
     parts: Dict[str, PlanPart] = field(default_factory=dict)
     target: str = ""
     precision: str = "fp32"
@@ -61,26 +64,25 @@ class DepthPlan(AdaptivePlan):
 
     @property
     def kind(self) -> str:
-        return self.way
+        return "adadsr"
 
     def roles(self) -> List[str]:
-        skipping = f"t{self.tile}" if self.way == "tiles" else self.way
-        groups = [f"b{last}.{how}" for last in self.depths for how in ("everywhere", skipping)]
-        return ["start", "end", *groups]
+        return ["map", "whole", "head", "end", *(f"b{last}" for last in self.depths)]
+
+    def groups(self) -> List[Tuple[int, int]]:
+        """Return (blocks before it, its last block) for each group."""
+        return list(zip((0, *self.depths), self.depths))
 
     def problems(self) -> Iterator[str]:
         consistent = (
-            self.way in WAYS
-            and self.depths[-1:] == (self.blocks,)
+            self.depths[-1:] == (self.blocks,)
             and 0 < self.depths[0] <= self.blocks <= 1024
             and list(self.depths) == sorted(set(self.depths))
-            and (self.way == "rows" or 0 < self.tile <= 4096)
-            and 0 <= self.dense_above <= 1
             and min(self.macs_px, self.conv_macs_px) > 0
             and self.map_macs_px >= 0
         )
         if not consistent:
-            yield f"way '{self.way[:20]}', tile, depths and costs are inconsistent"
+            yield "depths and costs are inconsistent"
 
     def desired_depth(self, depth: Optional[float]) -> float:
         """Return `depth`, or half of all blocks for None. Raises VariantError if unavailable."""
@@ -115,12 +117,67 @@ def reach_px(blocks: int) -> int:
 
 def is_depth_plan(path: Path) -> bool:
     """Return whether a file is named like a plan."""
-    return path.suffixes[-2:] in [[f".{way}", ".json"] for way in WAYS]
+    return path.name.endswith((SUFFIX, *_OLD_SUFFIXES))
 
 
 def read_depth_plan(path: Path) -> DepthPlan:
-    """Read a plan. Raises ArtifactError if it is missing, malformed or inconsistent."""
+    """Read a plan. Raises ArtifactError if it is missing, malformed or of an older version."""
+    if path.name.endswith(_OLD_SUFFIXES) and path.is_file():
+        raise ArtifactError(
+            f"{path} was written by an older version, which skipped blocks by rows or fixed tiles",
+            hint="export it again: srdeploy export MODEL --adaptive -o DIR",
+        )
     return read_plan_file(DepthPlan, path)
+
+
+def group_depths(blocks: int) -> Tuple[int, ...]:
+    """Return the last block of each of at most eight groups."""
+    return tuple(sorted({-(-blocks * i // _GROUPS) for i in range(1, _GROUPS + 1)}))
+
+
+@dataclass(frozen=True)
+class Window:
+    """A tile, and the part of the image that is computed for it. In LR pixels."""
+
+    tile: Tuple[int, int, int, int]
+    """Top, left, height and width."""
+    corner: Tuple[int, int]
+    """The top and left of what is computed."""
+    hw: HW
+
+
+@dataclass(frozen=True)
+class DepthChoice:
+    """What is computed for a depth map."""
+
+    groups: Tuple[Tuple[Window, ...], ...]
+    """Of each group of blocks: none if no pixel goes so deep, one of the image's size for all."""
+    blocks_px: int
+    """Pixels times blocks computed."""
+    whole: bool
+    """Whether the whole network is run at once instead."""
+
+
+def choose_windows(plan: DepthPlan, depth_map: np.ndarray) -> DepthChoice:
+    """Return what is computed for an (H, W) map of depths."""
+    hw = (depth_map.shape[0], depth_map.shape[1])
+    deepest = _deepest_of_cells(depth_map)
+    groups = tuple(
+        _windows(hw, deepest > before, 2 * (last - before)) for before, last in plan.groups()
+    )
+    done = sum(
+        (last - before) * sum(w.hw[0] * w.hw[1] for w in windows)
+        for (before, last), windows in zip(plan.groups(), groups)
+    )
+    everything = plan.blocks * depth_map.size
+    whole = done > WHOLE_ABOVE * everything
+    return DepthChoice(groups, everything if whole else done, whole)
+
+
+def executed_macs(plan: DepthPlan, choice: DepthChoice, px: int) -> int:
+    """Return the multiply-accumulates executed for an image of `px` LR pixels."""
+    outside_blocks = plan.macs_px + plan.map_macs_px - 2 * plan.blocks * plan.conv_macs_px
+    return outside_blocks * px + 2 * plan.conv_macs_px * choice.blocks_px
 
 
 def takes_block(depth_map: np.ndarray, block: int) -> np.ndarray:
@@ -128,76 +185,38 @@ def takes_block(depth_map: np.ndarray, block: int) -> np.ndarray:
     return depth_map > block - 1
 
 
-def dilate(where: np.ndarray, px: int) -> np.ndarray:
-    """Return the maximum of an (H, W) array over windows of (2*px + 1) x (2*px + 1)."""
-    lowest = False if where.dtype == bool else -np.inf
-    h, w = where.shape
-    padded = np.pad(where, px, constant_values=lowest)
-    rows = np.maximum.reduce([padded[i : i + h] for i in range(2 * px + 1)])
-    windows = [rows[:, i : i + w] for i in range(2 * px + 1)]
-    return np.asarray(np.maximum.reduce(windows))
+def _deepest_of_cells(depth_map: np.ndarray) -> np.ndarray:
+    rows, columns = cells_hw((depth_map.shape[0], depth_map.shape[1]))
+    by_row = np.maximum.reduceat(depth_map, np.arange(rows) * SIZES[0], axis=0)
+    return np.asarray(np.maximum.reduceat(by_row, np.arange(columns) * SIZES[0], axis=1))
 
 
-def quarter_depths(blocks: int) -> Tuple[int, ...]:
-    """Return the last block of each quarter of the blocks, or all blocks of fewer than four."""
-    return tuple(sorted({-(-blocks * i // 4) for i in range(1, 5)}))
+def _windows(hw: HW, needed: np.ndarray, margin: int) -> Tuple[Window, ...]:
+    """Return the windows that cover the cells that need a group, with the fewest pixels.
 
-
-def tile_corners(plan: DepthPlan, depth_map: np.ndarray, before: int) -> List[Tuple[int, int]]:
-    """Return the corners (top, left) of the map's tiles with pixels deeper than `before`."""
-    corners = itertools.product(
-        range(0, depth_map.shape[0], plan.tile), range(0, depth_map.shape[1], plan.tile)
-    )
-    return [
-        (top, left)
-        for top, left in corners
-        if takes_block(depth_map[top : top + plan.tile, left : left + plan.tile], before + 1).any()
-    ]
-
-
-def dense_groups(plan: DepthPlan, depth_map: np.ndarray) -> Tuple[bool, ...]:
-    """Return for each group of blocks whether it is computed at all pixels of an (H, W) map."""
+    needed: (rows, columns) bool. margin: how far the group's blocks reach.
+    """
+    if not needed.any():
+        return ()
+    costs = [TailCost(0, 0, 0, 0, 0), TailCost(margin, 1, 2 * margin, 4 * margin**2, 1)]
+    gains = needed[None] * (4.0 * hw[0] * hw[1] + 1e6)  # more than all could cost
+    choice = Quadtree(hw, costs).choose(gains, 1.0)
+    if choice.whole:
+        return (Window((0, 0, *hw), (0, 0), hw),)
     return tuple(
-        _share(plan, depth_map, first, last) > plan.dense_above
-        for first, last in block_groups(plan)
+        _window(hw, (top, left, h, w), margin)
+        for top, left, h, w, taken in choice.tiles.tolist()
+        if taken
     )
 
 
-def block_groups(plan: DepthPlan) -> List[Tuple[int, int]]:
-    """Return (blocks before it, its last block) for each group."""
-    return list(zip((0, *plan.depths), plan.depths))
+def _window(hw: HW, tile: Tuple[int, int, int, int], margin: int) -> Window:
+    """Return a tile's window. It is moved into the image, so that equal tiles have equal windows.
 
-
-def executed_macs(plan: DepthPlan, depth_map: np.ndarray) -> int:
-    """Return the multiply-accumulates executed for an (H, W) map."""
-    px = depth_map.size
-    total = (plan.macs_px + plan.map_macs_px - 2 * plan.blocks * plan.conv_macs_px) * px
-    for (first, last), dense in zip(block_groups(plan), dense_groups(plan, depth_map)):
-        if dense:
-            total += 2 * (last - first) * plan.conv_macs_px * px
-        elif plan.way == "tiles":
-            total += len(tile_corners(plan, depth_map, first)) * _tile_macs(plan, last - first)
-        else:
-            for where in (takes_block(depth_map, block) for block in range(first + 1, last + 1)):
-                total += plan.conv_macs_px * (int(where.sum()) + int(dilate(where, 1).sum()))
-    return int(total)
-
-
-def _share(plan: DepthPlan, depth_map: np.ndarray, first: int, last: int) -> float:
-    if plan.way == "tiles":
-        everywhere_macs = 2 * (last - first) * plan.conv_macs_px * depth_map.size
-        return (
-            len(tile_corners(plan, depth_map, first))
-            * _tile_macs(plan, last - first)
-            / everywhere_macs
-        )
-    return float(
-        np.mean([takes_block(depth_map, block).mean() for block in range(first + 1, last + 1)])
-    )
-
-
-def _tile_macs(plan: DepthPlan, blocks: int) -> int:
-    """Return the cost of `blocks` blocks on a tile; each needs two more pixels on each side."""
-    return plan.conv_macs_px * sum(
-        (plan.tile + 4 * blocks - 2 * conv) ** 2 for conv in range(1, 2 * blocks + 1)
-    )
+    Where it is moved it has more than its margin.
+    """
+    sides = [min(n + 2 * margin, whole) for n, whole in zip(tile[2:], hw)]
+    corner = [
+        min(max(first - margin, 0), whole - side) for first, whole, side in zip(tile, hw, sides)
+    ]
+    return Window(tile, (corner[0], corner[1]), (sides[0], sides[1]))

@@ -40,10 +40,11 @@ class AdaEDSR(EDSRBase):
         blocks: int = BLOCKS,
         channels: int = 64,
         scaled: str = "weight",
+        adapter: int = 0,
     ) -> None:
         super().__init__(scale=scale, blocks=blocks, channels=channels, original=True)
         self.depth = depth
-        self.adapter = Adapter(channels, blocks=blocks, scaled=scaled)
+        self.adapter = Adapter(channels, blocks=blocks, scaled=scaled, width=adapter)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_at(x, x.new_full((x.shape[0],), self.depth))[0]
@@ -65,17 +66,30 @@ class AdaEDSR(EDSRBase):
         return net.eval()
 
 
-def _network(*, scale: int, variant: Variant, channels: int, blocks: int, scaled: str) -> AdaEDSR:
+def _network(
+    *, scale: int, variant: Variant, channels: int, blocks: int, scaled: str, adapter: int
+) -> AdaEDSR:
     check_config_int("AdaEDSR", "channels", channels)
     check_config_int("AdaEDSR", "blocks", blocks)
+    check_config_int("AdaEDSR", "adapter", adapter, 0)
     check_desired_depth(variant.size, blocks)
-    return AdaEDSR(scale=scale, depth=variant.size, blocks=blocks, channels=channels, scaled=scaled)
+    return AdaEDSR(
+        scale=scale,
+        depth=variant.size,
+        blocks=blocks,
+        channels=channels,
+        scaled=scaled,
+        adapter=adapter,
+    )
 
 
 def _config_of(weights: Weights) -> dict:
     config = {"blocks": count_blocks(weights, "blocks")} if weights else {}
     if "head.bias" in weights:
         config["channels"] = weights["head.bias"].shape[0]
+        adapter = weights.get("adapter.first.bias")
+        if adapter is not None and adapter.shape[0] != config["channels"] // 2:
+            config["adapter"] = adapter.shape[0]
     return config
 
 
@@ -86,7 +100,7 @@ ADAEDSR_ARCHITECTURE = Architecture(
     check=lambda variant: check_axis(variant, f"d{BLOCKS}"),
     points=all_sizes,
     size_of=lambda weights: Variant("d", count_blocks(weights, "blocks")),
-    config={"channels": 64, "blocks": BLOCKS, "scaled": "weight"},
+    config={"channels": 64, "blocks": BLOCKS, "scaled": "weight", "adapter": 0},
     config_of=_config_of,
     published=("d4", "d8", "d12", "d16"),  # the quarters of Table 3
     backbone="edsr-original",

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from sr_deploy.core.errors import CheckpointError
 
+DIFFERENCES = 8.0
+"""Initial gain of the kernels that see differences only."""
 SCALED = ("weight", "output", "none")
 
 
@@ -17,26 +19,34 @@ class Adapter(nn.Module):
     features: (N, channels, H, W), depth: the desired depths, (N,) -> (N, maps, H, W), 0..blocks.
     scaled: what the desired depth multiplies. `weight`: the first convolution's weight, as in the
     paper. `output`: the map, as in the public AdaEDSR. `none`: nothing, for networks trained for
-    one depth (the paper's FAdaEDSR).
+    one depth (the paper's FAdaEDSR). width: channels inside; 0 is half of `channels`, as in the
+    public AdaEDSR (the paper does not print it).
     """
 
     def __init__(
-        self, channels: int, *, blocks: int, maps: int = 1, scaled: str = "weight"
+        self, channels: int, *, blocks: int, maps: int = 1, scaled: str = "weight", width: int = 0
     ) -> None:
         super().__init__()
         if scaled not in SCALED:
             raise CheckpointError(
                 f"unknown 'scaled' of the adapter, {scaled!r}; expected one of {', '.join(SCALED)}"
             )
-        half = channels // 2
+        width = width or channels // 2
         self.blocks, self.scaled = blocks, scaled
-        self.first = nn.Conv2d(channels, half, 3, padding=1)
-        inner = [m for _ in range(3) for m in (nn.PReLU(), nn.Conv2d(half, half, 3, padding=1))]
-        self.rest = nn.Sequential(*inner, nn.PReLU(), nn.Conv2d(half, maps, 3, padding=1))
+        self.first = nn.Conv2d(channels, width, 3, padding=1)
+        inner = [m for _ in range(3) for m in (nn.PReLU(), nn.Conv2d(width, width, 3, padding=1))]
+        self.rest = nn.Sequential(*inner, nn.PReLU(), nn.Conv2d(width, maps, 3, padding=1))
         # The initial map is near the desired depth: PReLU leaves a positive mean of d*W*z, and the
         # other layers average more than they mix. From a constant map of 3/4 of the blocks, 120
         # steps of training did not learn to follow d.
         nn.init.kaiming_normal_(self.first.weight, a=0.25)
+        # Most first kernels see differences only, and the first PReLU takes their size: local
+        # activity, which tells best where depth pays. The level of the features is much larger,
+        # and would leave PReLU linear in it.
+        with torch.no_grad():
+            kernels = self.first.weight[width // 4 :]
+            kernels.sub_(kernels.mean(dim=(2, 3), keepdim=True)).mul_(DIFFERENCES)
+            self.rest[0].weight.fill_(-1)
         for conv in (m for m in self.rest if isinstance(m, nn.Conv2d)):
             nn.init.kaiming_normal_(conv.weight, a=0.25)
             gain = 3 if conv is self.rest[-1] else 1

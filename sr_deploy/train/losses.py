@@ -59,6 +59,10 @@ class LossSettings(Protocol):
     def psd_detached(self) -> bool: ...
     @property
     def depth(self) -> float: ...
+    @property
+    def follow(self) -> float: ...
+    @property
+    def level(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -128,19 +132,126 @@ def depth_loss(depth_map: Tensor, depth: Tensor) -> Tensor:
     return (depth_map.mean(dim=(2, 3), dtype=dtype) - depth.view(-1, 1)).clamp(min=0).mean()
 
 
+FOLLOWED = 8
+"""Number of desired depths that `follow` compares in each step, spread evenly."""
+LEVEL_PX = 16
+"""Side of the tiles of `level`, in LR pixels."""
+
+
+def follow_loss(depth_map: Tensor, depth: Tensor, blocks: int) -> Tensor:
+    """Return the squared distance of a batch's mean depth from the desired one, in shares.
+
+    depth_map: (N, maps, H, W), not limited above, depth: (1,), both in blocks. The distance is
+    divided by the desired depth plus 1. The mean of what is computed counts where it is too small,
+    the mean of the map where it is too large, so that depths beyond all blocks are pulled back.
+    """
+    above = (depth_map.float().mean() - depth).clamp(min=0)
+    below = (depth - depth_map.float().clamp(max=blocks).mean()).clamp(min=0)
+    return (((above + below) / (depth + 1)) ** 2).mean()
+
+
+def level_loss(depth_map: Tensor) -> Tensor:
+    """Return how much deeper the deepest pixel of a tile is than the mean, in blocks.
+
+    depth_map: (N, maps, H, W). A tile costs as much as its deepest pixel.
+    """
+    depth_map = depth_map.float()
+    return F.max_pool2d(depth_map, LEVEL_PX, ceil_mode=True).mean() - depth_map.mean()
+
+
 def adaptive_depth(elastic: ElasticNetwork, step: LossInputs) -> Terms:
     """AdaDSR's eq. 8: the reconstruction loss plus `depth` times eq. 7.
 
     The desired depth of each sample is drawn from 0 to all blocks. An adapter without that input
-    (FAdaEDSR) is trained for the depth of its variant.
+    (FAdaEDSR) is trained for the depth of its variant. With `follow` and `level` (ours) their
+    losses are added, each times its weight.
     """
     net: Any = elastic.net
-    n = len(step.lr)
+    recipe, n, blocks = step.recipe, len(step.lr), net.adapter.blocks
     depth = step.lr.new_full((n,), elastic.largest.size)
     if net.adapter.scaled != "none":
-        depth = torch.from_numpy(step.rng.uniform(0, net.adapter.blocks, n)).to(depth)
+        depth = torch.from_numpy(step.rng.uniform(0, blocks, n)).to(depth)
     sr, depth_map = net.forward_at(step.lr, depth)
-    return {"pixel": step.pixel_loss(sr), "depth": step.recipe.depth * depth_loss(depth_map, depth)}
+    terms = {"pixel": step.pixel_loss(sr), "depth": recipe.depth * depth_loss(depth_map, depth)}
+    if recipe.level:
+        terms["level"] = recipe.level * level_loss(depth_map)
+    if recipe.follow:
+        features = net.features(step.lr)
+        at = (np.arange(FOLLOWED) + step.rng.uniform(0, 1, FOLLOWED)) * blocks / FOLLOWED
+        desired = torch.from_numpy(at).to(depth).split(1)
+        losses = [follow_loss(net.adapter(features, d.expand(n)), d, blocks) for d in desired]
+        terms["follow"] = recipe.follow * torch.stack(losses).mean()
+    return terms
+
+
+ERROR_STEPS = 8
+"""Number of steps between the depths whose errors `adapter` computes."""
+ERROR_PX = 9
+"""Side of the window over which the errors of `adapter` are averaged, in LR pixels."""
+
+
+def adapter(elastic: ElasticNetwork, step: LossInputs) -> Terms:
+    """The adapter of AdaDSR alone, taught by what each depth gains at each pixel (ours).
+
+    The network is frozen: its squared errors at nine depths are known from one pass. For each of
+    eight desired depths they tell the best map of that mean on the batch. The loss is the squared
+    distance from that map, and `follow` and `level` times their losses.
+    """
+    net: Any = elastic.net
+    recipe, blocks = step.recipe, net.adapter.blocks
+    with torch.no_grad():
+        features = net.features(step.lr)
+        errors = _errors_of_depths(net, features, step.hr)
+        errors = errors / errors.mean()
+    n = len(step.lr)
+    at = (np.arange(FOLLOWED) + step.rng.uniform(0, 1, FOLLOWED)) * blocks / FOLLOWED
+    terms: Dict[str, list] = {"map": [], "follow": [], "level": []}
+    for desired in torch.from_numpy(at).to(features.dtype).to(features.device).split(1):
+        depth_map = net.adapter(features, desired.expand(n)).float()
+        best = best_map(errors, desired.item(), blocks)
+        terms["map"].append((depth_map - best).square().mean() / (desired + 1))
+        terms["follow"].append(recipe.follow * follow_loss(depth_map, desired, blocks))
+        terms["level"].append(recipe.level * level_loss(depth_map))
+    return {name: torch.stack(losses).mean() for name, losses in terms.items()}
+
+
+def best_map(errors: Tensor, desired: float, blocks: int) -> Tensor:
+    """Return the depths, (N, 1, H, W), of this mean that leave the least error in all.
+
+    errors: (N, D, H, W), of D depths in equal steps from 0 to all blocks. What is left when no
+    depth gains any more is spread evenly, so that no pixel is deeper for a smaller mean.
+    """
+    errors = errors.cummin(dim=1).values
+    step = blocks / (errors.shape[1] - 1)
+    depths = torch.linspace(0, blocks, errors.shape[1]).to(errors).view(1, -1, 1, 1)
+
+    def chosen(price: float) -> Tensor:
+        return (errors + price * depths).argmin(dim=1, keepdim=True).float() * step
+
+    low, high = 1e-6, 1.0  # the error that a block must save to be worth it
+    best = chosen(low)
+    if best.mean().item() <= desired:
+        left = float(blocks - best.mean())
+        return blocks - (blocks - best) * ((blocks - desired) / left if left else 1.0)
+    for _ in range(24):
+        price = (low * high) ** 0.5
+        best = chosen(price)
+        low, high = (price, high) if best.mean().item() > desired else (low, price)
+    return best
+
+
+def _errors_of_depths(net: Any, features: Tensor, hr: Tensor) -> Tensor:
+    """Return squared errors, (N, 9, H, W), of 0 blocks to all in equal steps, at LR pixels."""
+    blocks = len(net.blocks)
+    marks = [round(blocks * i / ERROR_STEPS) for i in range(ERROR_STEPS + 1)]
+    errors, y = [], features
+    for number in range(blocks + 1):
+        y = net.blocks[number - 1](y) if number else y
+        for _ in range(marks.count(number)):
+            error = (net.image(y, features).float() - hr).square().mean(dim=1, keepdim=True)
+            errors.append(F.avg_pool2d(error, net.scale))
+    inside = F.pad(torch.cat(errors, dim=1), [ERROR_PX // 2] * 4, mode="replicate")
+    return F.avg_pool2d(inside, ERROR_PX, stride=1)
 
 
 METHODS: Dict[str, Callable[[ElasticNetwork, LossInputs], Terms]] = {
@@ -149,6 +260,7 @@ METHODS: Dict[str, Callable[[ElasticNetwork, LossInputs], Terms]] = {
     "distillation": distillation,
     "sandwich": sandwich,
     "adaptive-depth": adaptive_depth,
+    "adapter": adapter,
 }
 
 

@@ -160,6 +160,8 @@ class Recipe(BaseRecipe):
     psd: float = 0.0  # weight of PSD, for images in 0..1
     psd_detached: bool = True
     depth: float = 0.0  # weight of AdaDSR's network depth loss, for images in 0..1
+    follow: float = 0.0  # ours: weight of the distance of mean depths from the desired ones
+    level: float = 0.0  # ours: weight of how much deeper than the mean a tile's deepest pixel is
     difficulty: Tuple[int, ...] = ()
     """(class, number of classes): train on patches of this class of difficulty, 1 the easiest.
     Empty: on all patches."""
@@ -203,7 +205,7 @@ class Recipe(BaseRecipe):
                 if hasattr(a.build(4, a.parse(None)), "forward_depths")
             ]
             raise InputError(f"{self.arch} cannot be cut in depth; {', '.join(able)} can")
-        if self.method == "adaptive-depth" and not hasattr(network, "forward_at"):
+        if self.method in ("adaptive-depth", "adapter") and not hasattr(network, "forward_at"):
             raise InputError(f"{self.arch} has no adapter; adaedsr and adarcan have one")
         side = max(ARCHITECTURES[self.arch].min_hw)
         if min(self.patch_hw) < side:
@@ -213,8 +215,9 @@ class Recipe(BaseRecipe):
 
     def _check_numbers(self) -> None:
         self._check_training()
-        not_negative = min(self.psd, self.depth) >= 0
-        self._expect(not_negative, "psd >= 0 and depth >= 0", "psd", "depth")
+        weights = ("psd", "depth", "follow", "level")
+        for key in weights:
+            self._expect(getattr(self, key) >= 0, f"{key} >= 0", key)
         if self.difficulty:
             valid = len(self.difficulty) == 2 and 1 <= self.difficulty[0] <= self.difficulty[1]
             self._expect(valid, "difficulty (class, number of classes), as (1, 3)", "difficulty")

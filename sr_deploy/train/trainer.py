@@ -184,9 +184,9 @@ def _initialise(elastic: ElasticNetwork, model: str, recipe: Recipe) -> Dict[str
     """Load the weights of a checkpoint; return the facts for the card.
 
     A checkpoint of another scale is accepted: tensors of the same name and shape are loaded, the
-    others (the last layers) keep their initial values. So is a checkpoint of the backbone, without
-    the adapter, or of the network before low-rank paths were added to it. Raises InputError when
-    the checkpoint is of another network.
+    others (the last layers) keep their initial values. So is a checkpoint of the backbone without
+    an adapter, of a network with an adapter of another width, or of one before low-rank paths were
+    added to it. Raises InputError when the checkpoint is of another network.
     """
     start = load_checkpoint(model)
     backbone, own = elastic.architecture.backbone, elastic.net.state_dict()
@@ -197,7 +197,8 @@ def _initialise(elastic: ElasticNetwork, model: str, recipe: Recipe) -> Dict[str
         plain = {k: v for k, v in recipe.config.items() if k != "reparameterised"}
         adds_paths = start.spec.config == plain and start.weights.keys() <= own.keys()
         fits = (start.spec.arch, start.spec.variants[-1]) == (recipe.arch, str(elastic.largest))
-        fits = fits and (start.spec.config == recipe.config or adds_paths)
+        same = start.spec.config == {k: v for k, v in recipe.config.items() if k != "adapter"}
+        fits = fits and (same or start.spec.config == recipe.config or adds_paths)
     if not fits:
         raise InputError(
             f"'{model}' is {start.spec.arch} {start.spec.variants[-1]}; "

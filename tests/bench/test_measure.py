@@ -456,7 +456,6 @@ def test_a_plan_of_a_network_trained_for_one_depth_is_one_subject(tmp_path):
         model="one",
         scale=4,
         blocks=2,
-        way="rows",
         parent_sha256="",
         macs_px=9,
         conv_macs_px=2,
@@ -464,7 +463,7 @@ def test_a_plan_of_a_network_trained_for_one_depth_is_one_subject(tmp_path):
         depths=(1, 2),
         fixed=True,
     )
-    path = tmp_path / "one.rows.json"
+    path = tmp_path / "one.adadsr.json"
     path.write_text(to_json(with_parts(plan)))
     assert [network.variant for network in describe(str(path), "all")] == [""]
     with pytest.raises(InputError, match="was trained for one depth: it has no variants"):

@@ -172,9 +172,9 @@ def test_a_router_of_other_branches_is_another_cell(place, tmp_path, monkeypatch
 
 
 def test_a_plan_of_an_adaptive_network_is_no_model(place, tmp_path):
-    with pytest.raises(InputError, match="ada.tiles.json was exported from a model"):
+    with pytest.raises(InputError, match="ada.adadsr.json was exported from a model"):
         cells_of(
-            read_plan(plan(place, tmp_path, models=["ada.tiles.json"])), image_set(data(place))
+            read_plan(plan(place, tmp_path, models=["ada.adadsr.json"])), image_set(data(place))
         )
 
 

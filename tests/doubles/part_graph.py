@@ -63,28 +63,28 @@ def part_model(*, half=False):
 
 
 def write_depth_plan(folder):
-    """Write the plan of a small AdaDSR by tiles, of handmade graphs, for FP16 engines of a weakly
-    typed builder; return its path."""
+    """Write the plan of a small AdaDSR of handmade graphs, one with two outputs, for FP16 engines of
+    a weakly typed builder; return its path."""
     from onnx import TensorProto, helper, numpy_helper, save
 
     random = np.random.default_rng(0)
     h_w = ("H", "W")
     features, map_ = (1, 4, *h_w), (1, 1, *h_w)
     sizes = {"H": (4, 8, 32), "W": (4, 8, 32)}
-    tile, core = ("N", 4, 11, 11), ("N", 4, 7, 7)
+    image, wide = (1, 3, *h_w), ("N", 4, *h_w)
     ends = {  # the inputs and the outputs
-        "start": ({"lr": (1, 3, *h_w), "depth": (1,)}, {"features": features, "depth_map": map_}),
-        "end": ({"y": features, "features": features}, {"sr": (1, 3, *h_w)}),
-        "b1.everywhere": ({"y": features, "depth_map": map_}, {"y_out": features}),
-        "b1.t7": ({"y": tile, "depth_map": ("N", 1, 11, 11)}, {"y_out": core}),
+        "map": ({"lr": image, "depth": (1,)}, {"features": features, "depth_map": map_}),
+        "whole": ({"lr": image, "depth_map": map_}, {"sr": image}),
+        "head": ({"lr": image}, {"features": features}),
+        "end": ({"y": features, "features": features}, {"sr": image}),
+        "b1": ({"y": wide, "depth_map": ("N", 1, *h_w)}, {"y_out": wide}),
     }
-    plan = DepthPlan("ada", 1, 1, "tiles", "0", 1, 1, 1, tile=7, depths=(1,), precision="fp16")
+    plan = DepthPlan("ada", 1, 1, "0", 1, 1, 1, depths=(1,), precision="fp16")
     parts = {}
     for role, (inputs, outputs) in ends.items():
-        (x, second), (y, *rest) = inputs, outputs
-        kernel = 5 if role == "b1.t7" else 1
-        shape = (outputs[y][1], inputs[x][1], kernel, kernel)
-        weight = (random.standard_normal(shape) / np.sqrt(shape[1]) / kernel).astype(np.float32)
+        (x, *_), second, (y, *rest) = inputs, list(inputs)[-1], outputs
+        shape = (outputs[y][1], inputs[x][1], 1, 1)
+        weight = (random.standard_normal(shape) / np.sqrt(shape[1])).astype(np.float32)
         nodes = [helper.make_node("Conv", [x, "weight"], ["made"], name="conv")]
         # The second input counts, whatever its shape is.
         axes = list(range(1, len(inputs[second])))
@@ -107,7 +107,7 @@ def write_depth_plan(folder):
         opset = [helper.make_opsetid("", 17)]
         path = folder / f"ada.{role}.onnx"
         save(helper.make_model(graph, opset_imports=opset, ir_version=8), str(path))
-        free = {"N": (1, 2, 8)} if role == "b1.t7" else sizes
+        free = {"N": (1, 2, 8), **sizes} if role == "b1" else sizes
         parts[role] = PlanPart(path.name, artifact_sha256(path), inputs, outputs, free, opset=17)
     path = folder / plan.file_name
     path.write_text(to_json(replace(plan, parts=parts)))

@@ -54,22 +54,12 @@ def test_tensors_that_are_not_those_of_the_plan_are_refused():
         scaled(2.0, 2.0, ("2*N", 3, 4, 4))
 
 
-@pytest.mark.slow
-def test_both_ways_of_an_adaedsr_share_the_graphs_that_are_equal(tmp_path, monkeypatch):
-    exported = []
-
-    def counting(spec):
-        exported.append(spec)
-        return checked_part(spec)
-
-    monkeypatch.setattr(plans, "checked_part", counting)
-    monkeypatch.setattr(plans, "TIMED_HW", (32, 32))
+def test_an_adaedsr_is_exported_in_parts(tmp_path):
     architecture, config = ARCHITECTURES["adaedsr"], {"channels": 8, "blocks": 1}
     spec = architecture.spec(4, Variant("d", 1), elastic=True, config=config)
     net = architecture.build(4, Variant("d", 1), config)
     checkpoint = Checkpoint("ada_x4", spec, net.state_dict())
-    paths = plans.plans_from_model(checkpoint, tmp_path)
-    assert {path.name for path in paths} == {"ada_x4.rows.json", "ada_x4.tiles.json"}
-    files = ["start", "end", "b1.everywhere", "b1.rows", "b1.t64"]
+    (path,) = plans.plans_from_model(checkpoint, tmp_path)
+    assert path.name == "ada_x4.adadsr.json"
+    files = ["map", "whole", "head", "end", "b1"]
     assert {p.name for p in tmp_path.glob("*.onnx")} == {f"ada_x4.{name}.onnx" for name in files}
-    assert len(exported) == len(files)

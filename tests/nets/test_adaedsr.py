@@ -1,11 +1,10 @@
 import pytest
 import torch
-import torch.nn.functional as F
 
 from sr_deploy.core.errors import CheckpointError, VariantError
 from sr_deploy.core.spec import Variant, check_desired_depth
 from sr_deploy.nets.adaedsr import ADAEDSR_ARCHITECTURE, AdaEDSR
-from sr_deploy.nets.sparse import DenseBlocks, TileBlocks, split_network
+from sr_deploy.nets.sparse import Blocks, split_network
 
 
 def small(scale=4, blocks=3, depth=2.0):
@@ -101,75 +100,38 @@ def test_a_state_dict_tells_its_size():
     assert ADAEDSR_ARCHITECTURE.config_of(weights) == {"channels": 8, "blocks": 5}
 
 
-def by_parts(net, x, depth, *, groups, dense):
-    """Run the modules in order, the groups in `dense` everywhere and the others by rows."""
-    start, end, *pairs = split_network(net, groups, "rows")
-    features, depth_map = start(x, depth)
-    y = features
-    for number in range(len(groups)):
-        y = pairs[2 * number + (number not in dense)](y, depth_map)
-    return end(y, features), depth_map
+def test_an_adapter_may_be_narrower_than_half():
+    config = {"channels": 8, "blocks": 2, "adapter": 3}
+    with torch.device("meta"):
+        weights = ADAEDSR_ARCHITECTURE.build(2, Variant("d", 2), config).state_dict()
+    assert weights["adapter.first.weight"].shape == (3, 8, 3, 3)
+    assert ADAEDSR_ARCHITECTURE.config_of(weights) == config
 
 
-@pytest.mark.parametrize(
-    "groups, dense", [((1, 2, 3), ()), ((1, 2, 3), (0,)), ((2, 3), (0, 1)), ((3,), ())]
-)
-@pytest.mark.parametrize("h, w", [(9, 12), (1, 1), (2, 7)])
-@pytest.mark.parametrize("depth", [0.0, 1.2, 3.0])
-def test_gathered_rows_give_the_same(groups, dense, h, w, depth):
-    net = small()
-    x, d = torch.rand(1, 3, h, w, dtype=torch.float64), torch.tensor([depth], dtype=torch.float64)
-    x[..., w // 2 :] = 0.4
+@pytest.mark.parametrize("groups", [(1, 2, 3), (2, 3), (3,)])
+def test_its_parts_give_the_same(groups):
+    net, depth = small(), torch.tensor([1.2], dtype=torch.float64)
+    x = torch.rand(1, 3, 7, 12, dtype=torch.float64)
     with torch.no_grad():
-        for found, expected in zip(
-            by_parts(net, x, d, groups=groups, dense=dense), net.forward_at(x, d)
-        ):
+        parts = split_network(net, groups)
+        expected, depth_map = net.forward_at(x, depth)
+        torch.testing.assert_close(parts["map"](x, depth), depth_map, rtol=0, atol=1e-12)
+        whole = parts["whole"](x, depth_map)
+        y = features = parts["head"](x)
+        for last in groups:
+            y = parts[f"b{last}"](y, depth_map)
+        for found in (whole, parts["end"](y, features)):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
-def test_where_a_depth_map_is_zero_no_row_is_multiplied(monkeypatch):
-    net, rows = small(), []
-    monkeypatch.setattr("sr_deploy.nets.sparse._gather_conv", _recorded(rows))
-    with torch.no_grad():
-        net.adapter.rest[-1].weight.zero_()
-        net.adapter.rest[-1].bias.fill_(1.5)
-        by_parts(
-            net,
-            torch.rand(1, 3, 5, 6).double(),
-            torch.tensor([1.0]).double(),
-            groups=(3,),
-            dense=(),
-        )
-    assert rows == [30, 30, 30, 30, 0, 0]
-
-
-def _recorded(rows):
-    from sr_deploy.nets.sparse import _gather_conv as product
-
-    def recording(features, at, conv):
-        rows.append(len(at))
-        return product(features, at, conv)
-
-    return recording
-
-
 @pytest.mark.parametrize("first, last", [(1, 1), (2, 3)])
-def test_a_tile_with_its_surroundings_equals_the_whole_image(first, last):
-    net, reach = small(), 2 * (last - first + 1)
+def test_a_window_ends_at_the_image_s_border_or_has_a_margin(first, last):
+    net, margin = small(), 2 * (last - first + 1)
     with torch.no_grad():
         features = net.features(torch.rand(1, 3, 9, 12, dtype=torch.float64))
         depth_map = 3 * torch.rand(1, 1, 9, 12, dtype=torch.float64)
-        whole = DenseBlocks(net, first, last)(features, depth_map)
-        features, depth_map = F.pad(features, [reach] * 4), F.pad(depth_map, [reach] * 4, value=-1)
-        # In a corner of the image, inside, and in another corner.
-        for top, left in ((0, 0), (2, 3), (4, 7)):
-            cut = (
-                slice(None),
-                slice(None),
-                slice(top, top + 5 + 2 * reach),
-                slice(left, left + 5 + 2 * reach),
-            )
-            found = TileBlocks(net, first, last)(features[cut], depth_map[cut])
-            torch.testing.assert_close(
-                found, whole[:, :, top : top + 5, left : left + 5], rtol=0, atol=1e-12
-            )
+        blocks = Blocks(net, first, last)
+        whole = blocks(features, depth_map)
+        found = blocks(features[..., : 5 + margin], depth_map[..., : 5 + margin])
+        torch.testing.assert_close(found[..., :5], whole[..., :5], rtol=0, atol=1e-12)
+        assert not torch.allclose(found[..., 5:], whole[..., 5 : 5 + margin])

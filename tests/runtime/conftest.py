@@ -146,17 +146,13 @@ def checkpoint():
 
 
 @pytest.fixture(scope="session")
-def plans(checkpoint, made_once):
-    """Return the paths of its plans by way."""
+def depth_plan_path(checkpoint, made_once):
+    """Return the path of its plan."""
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed; it runs the graphs")
     from sr_deploy.export.plans import plan_from_checkpoint
 
-    def fill(folder):
-        plan_from_checkpoint(checkpoint, folder, way="rows", dense_above=0.7)
-        plan_from_checkpoint(checkpoint, folder, way="tiles", tile=7, dense_above=1.0)
-
-    folder = made_once("plans", fill)
-    return {way: folder / f"ada.{way}.json" for way in ("rows", "tiles")}
+    folder = made_once("plans", lambda folder: plan_from_checkpoint(checkpoint, folder))
+    return folder / "ada.adadsr.json"
 
 
 @pytest.fixture(scope="session")

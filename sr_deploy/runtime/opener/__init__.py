@@ -9,12 +9,10 @@ Each kind is a module here and a line in `KINDS`.
 from __future__ import annotations
 
 import functools
-import math
 import re
 from pathlib import Path
 from typing import Callable, Container, Dict, List, Optional, Sequence, Tuple, Union
 
-from sr_deploy.core.depth_plan import DepthPlan
 from sr_deploy.core.errors import InputError, VariantError, did_you_mean
 from sr_deploy.core.network_code import is_code, parse_code
 from sr_deploy.core.precisions import LOWEST_FIRST, lowest_precision
@@ -169,7 +167,7 @@ def describe_one(
     if variant is not None and kind_of(str(text)) in ("plan", "router", "gains"):
         return describe(text, [variant])[0]
     networks = describe(text)
-    networks = _fastest_plan(networks) or _one_precision(sorted_family(str(text), networks), run)
+    networks = _one_precision(sorted_family(str(text), networks), run)
     return networks[-1] if variant is None else _of_variants(str(text), networks, variant)[0]
 
 
@@ -286,14 +284,6 @@ def _one_precision(
         if lower is None or run.min_psnr_vs_fp32 is None or lower.why_below(run):
             chosen[network.name] = network
     return list(chosen.values())
-
-
-def _fastest_plan(networks: Sequence[NetworkDescription]) -> List[NetworkDescription]:
-    """Return the faster plan if all networks are depth plans of one model, else nothing."""
-    if len({network.model for network in networks}) > 1:
-        return []
-    times = [n.plan.timed_ms or math.inf for n in networks if isinstance(n.plan, DepthPlan)]
-    return [networks[times.index(min(times))]] if len(times) == len(networks) else []
 
 
 def _of_variants(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -118,7 +117,7 @@ def describe_chooser(text: str, budget: Budget) -> NetworkDescription:
 
 
 def _plan_of_folder(folder: Path) -> str:
-    """Return the plan in a folder; of two plans of one AdaEDSR the faster one."""
+    """Return the plan in a folder."""
     plans = {path: load_plan(path) for path in plans_in(folder)}
     if not plans:
         raise InputError(
@@ -130,7 +129,7 @@ def _plan_of_folder(folder: Path) -> str:
         raise InputError(
             f"{folder} contains plans of several networks: {names}", hint="give one file"
         )
-    return str(min(plans, key=lambda path: getattr(plans[path], "timed_ms", None) or math.inf))
+    return str(next(iter(plans)))
 
 
 def _describe_adadsr(text: str, depth: Optional[float]) -> NetworkDescription:
@@ -151,6 +150,7 @@ def _describe_adadsr_checkpoint(text: str, depth: Optional[float]) -> NetworkDes
     limit = f"depth {plan.desired_depth(depth):g}"
 
     def open_checkpoint(run: RunOptions) -> Session:
+        from sr_deploy.core.parts import OpenParts
         from sr_deploy.runtime.adaptive.adadsr import AdaDSR
         from sr_deploy.runtime.adaptive.base import check_adaptive_run
         from sr_deploy.runtime.torch_device import torch_device
@@ -160,9 +160,9 @@ def _describe_adadsr_checkpoint(text: str, depth: Optional[float]) -> NetworkDes
         device = torch_device(run)
         device.reset_peak_memory()
         # The device gets a copy: fusing may return the network itself.
-        modules = split_network(copy.deepcopy(network), plan.depths, plan.way)
-        parts = [tensor_part(module, device) for module in modules]
-        return AdaDSR(plan, parts, device.info(), depth=depth, to_host=device.to_host)
+        modules = split_network(copy.deepcopy(network), plan.depths)
+        parts = {role: tensor_part(module, device) for role, module in modules.items()}
+        return AdaDSR(plan, OpenParts(parts, device.info()), depth=depth)
 
     return describe_plan(
         "checkpoint",

@@ -1,7 +1,7 @@
 """Plans of exported adaptive networks.
 
 `NAME.elastic.json` is a gains head's, `NAME.branches.json` a router's, `NAME.routed.json` that of a
-router whose patches are blended, `NAME.rows.json` and `NAME.tiles.json` are an AdaEDSR's.
+router whose patches are blended, `NAME.adadsr.json` an AdaEDSR's.
 """
 
 from __future__ import annotations

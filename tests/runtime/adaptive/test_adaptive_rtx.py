@@ -35,13 +35,11 @@ def test_a_router_and_its_branches_are_built_for_any_number_of_patches(small_rou
     assert len(graphs) == 3 and all(built(graph, {"lr": (3, 16, 16)}) for graph in graphs)
 
 
-def test_tiles_of_an_adaedsr_are_built_and_what_goes_with_them(plans):
-    folder = plans["tiles"].parent
-    side = 7 + 4
+def test_parts_of_an_adaedsr_are_built_for_any_size(depth_plan_path):
+    folder = depth_plan_path.parent
     for group in (1, 2, 3):
-        assert built(
-            folder / f"ada.b{group}.t7.onnx", {"y": (8, side, side), "depth_map": (1, side, side)}
-        )
-    assert built(folder / "ada.start.onnx", {"lr": (3,)}, free_hw=True)
-    assert built(folder / "ada.b1.everywhere.onnx", {"y": (8,), "depth_map": (1,)}, free_hw=True)
+        given = {"y": (8,), "depth_map": (1,)}
+        assert built(folder / f"ada.b{group}.onnx", given, free_hw=True)
+    assert built(folder / "ada.head.onnx", {"lr": (3,)}, free_hw=True)
+    assert built(folder / "ada.whole.onnx", {"lr": (3,), "depth_map": (1,)}, free_hw=True)
     assert built(folder / "ada.end.onnx", {"y": (8,), "features": (8,)}, free_hw=True)

@@ -24,7 +24,7 @@ from sr_deploy.runtime.opener.plan import load_plan
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="build.sh runs on boards; Windows has no POSIX shell"
 )
-NAME = "ada.fp16.tiles.json"
+NAME = "ada.fp16.adadsr.json"
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +107,15 @@ def test_a_bundle_of_parts_is_built_with_sh_and_trtexec_and_adopted(graphs, resu
     assert (engine.runtime, engine.versions["tensorrt"]) == ("tensorrt", "8.5.2")
     assert engine.graphs == {role: part.sha256 for role, part in source.parts.items()}
     assert "fp16" in engine.precision_obtained
-    assert lines[-1].startswith(f"{NAME}: 4 engines, fp16, ") and "Stand-in GPU" in lines[-1]
+    assert lines[-1].startswith(f"{NAME}: 5 engines, fp16, ") and "Stand-in GPU" in lines[-1]
     assert all(part["psnr_db_vs_graph"] > 60 for part in plan.checks["parts"].values())
     assert list(plan.checks["preflight"]) == list(plan.parts)
     command = engine.receipts["end"]["command"]
     assert "--minShapes=y:1x4x4x4,features:1x4x4x4 --optShapes=y:1x4x8x8,features" in command
-    start = engine.receipts["start"]
-    assert "--optShapes=lr:1x3x8x8,depth:1" in start["command"] and "--fp16" in start["command"]
-    assert start["latency_ms"]["median"] > 0 and start["compute_capability"] == 72
-    assert (tmp_path / "engines" / "ada.fp16.tiles.start.engine.build.log").is_file()
+    first = engine.receipts["map"]
+    assert "--optShapes=lr:1x3x8x8,depth:1" in first["command"] and "--fp16" in first["command"]
+    assert first["latency_ms"]["median"] > 0 and first["compute_capability"] == 72
+    assert (tmp_path / "engines" / "ada.fp16.adadsr.map.engine.build.log").is_file()
     assert (tmp_path / "engines" / ".timing-xavier-8.5.2-sm72.cache").is_file()
     with pytest.raises(InputError, match="the engines' plan would replace"):
         engines_from_result(result, graphs.parent)
@@ -131,7 +131,7 @@ def test_trtexec_here_builds_parts_beside_networks_and_once(graphs, repeating, b
     del lines[:]
     engine_from_onnx([graphs], tmp_path, **given)
     assert lines == [f"{NAME}: up to date"]
-    (tmp_path / "ada.fp16.tiles.end.engine").write_bytes(b"damaged")
+    (tmp_path / "ada.fp16.adadsr.end.engine").write_bytes(b"damaged")
     states = planned_engines([graphs], tmp_path, target="xavier")
     assert [engine.state for engine in states] == ["out of date"]
     with pytest.raises(InputError, match="the engines' plan would replace"):
@@ -146,32 +146,32 @@ def values(change):
     "contents, error, words",
     [
         (
-            {"start__engine__output__txt__gz": values(lambda text: text[: len(text) // 2])},
+            {"map__engine__output__txt__gz": values(lambda text: text[: len(text) // 2])},
             ArtifactError,
-            "the outputs of ada.fp16.tiles.start.engine are depth_map, features with",
+            "the outputs of ada.fp16.adadsr.map.engine are depth_map, features with",
         ),
         (
             {"end__engine__output__txt__gz": values(lambda text: b"0\n" * text.count(b"\n"))},
             BuildError,
-            "the output of ada.fp16.tiles.end.engine differs from that of its graph",
+            "the output of ada.fp16.adadsr.end.engine differs from that of its graph",
         ),
         (
             {"end__engine__output__txt__gz": lambda packed: b"no gzip"},
             ArtifactError,
-            "the output of ada.fp16.tiles.end.engine is damaged",
+            "the output of ada.fp16.adadsr.end.engine is damaged",
         ),
         (
             {
                 f"{role}__engine__layers__json": lambda text: text.replace(b"FP16", b"FP32")
-                for role in ("start", "end", "b1__everywhere", "b1__t7")
+                for role in ("map", "whole", "head", "end", "b1")
             },
             BuildError,
-            "FP16 was requested, but the engines of ada.fp16.tiles.json compute in fp32",
+            "FP16 was requested, but the engines of ada.fp16.adadsr.json compute in fp32",
         ),
         (
             {"out/results__txt": lambda text: text.replace(b"status\tok", b"status\tunchecked", 2)},
             BuildError,
-            "ada.fp16.tiles.start.engine was built, but gives no output",
+            "ada.fp16.adadsr.map.engine was built, but gives no output",
         ),
         (
             {NAME.replace(".", "__"): lambda text: text.replace(b'": "xavier"', b'": "orin"', 1)},
@@ -192,6 +192,6 @@ def test_references_are_what_earlier_parts_give_and_a_bundle_is_made_once(graphs
     bundle_from_onnx(graphs, bundle, target="xavier", progress=lines.append)
     assert lines == ["job.tar: up to date"]
     job = unpacked(bundle, tmp_path / "b")
-    features = np.load(str(job / "desk" / "ada.fp16.tiles.start.engine.0.npy"))
+    features = np.load(str(job / "desk" / "ada.fp16.adadsr.map.engine.0.npy"))
     fed = np.fromfile(str(job / "ada.end.onnx.1.bin"), np.float32)
     np.testing.assert_allclose(fed.reshape(features.shape), features, atol=1e-2)

@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import numpy as np
@@ -22,8 +21,8 @@ def open_adaptive(kind, text=None, **options):
     ).open()
 
 
-def test_adaptive_networks_are_told_from_others(small_router, routed_plan, plans):
-    assert [kind_of(str(plan)) for plan in (routed_plan, *plans.values())] == ["plan"] * 3
+def test_adaptive_networks_are_told_from_others(small_router, routed_plan, depth_plan_path):
+    assert [kind_of(str(plan)) for plan in (routed_plan, depth_plan_path)] == ["plan"] * 2
     routers = (str(small_router.path), "cdnsr-fsrcnn_x4")
     assert [kind_of(router) for router in routers] == ["router"] * 2
     assert kind_of("elastic-asrn_x4") == "gains"
@@ -40,45 +39,35 @@ def test_each_kind_that_routes_has_a_shipped_default(kind):
     assert 0 < session.executed_work().share <= 1.6
 
 
-def test_a_folder_of_both_ways_gives_the_one_that_was_faster(plans, tmp_path):
-    for way in ("rows", "tiles"):
-        for file in plans[way].parent.iterdir():
-            shutil.copy(file, tmp_path)
-    for way, ms in (("rows", 9.0), ("tiles", 5.0)):
-        plan = tmp_path / plans[way].name
-        plan.write_text(json.dumps({**json.loads(plan.read_text()), "timed_ms": ms}))
-    assert open_adaptive("adadsr", str(tmp_path), depth=2).plan.way == "tiles"
-
-
-def test_other_graphs_in_the_folder_of_a_plan_do_not_matter(plans, tmp_path):
-    for file in plans["rows"].parent.iterdir():
+def test_other_graphs_in_the_folder_of_a_plan_do_not_matter(depth_plan_path, tmp_path):
+    for file in depth_plan_path.parent.iterdir():
         shutil.copy(file, tmp_path)
     (tmp_path / "another.onnx").write_bytes(b"no graph")
-    assert open_adaptive("adadsr", str(tmp_path), depth=2).plan.way == "rows"
+    assert open_adaptive("adadsr", str(tmp_path), depth=2).plan.kind == "adadsr"
 
 
-def test_a_folder_with_plans_of_several_networks_is_refused(plans, routed_plan, tmp_path):
-    for plan in (plans["rows"], routed_plan):
+def test_a_folder_with_plans_of_several_networks_is_refused(depth_plan_path, routed_plan, tmp_path):
+    for plan in (depth_plan_path, routed_plan):
         shutil.copy(plan, tmp_path)
     with pytest.raises(InputError, match="contains plans of several networks: "):
         open_adaptive("adadsr", str(tmp_path))
 
 
-def test_half_of_all_blocks_where_no_depth_is_asked(plans):
+def test_half_of_all_blocks_where_no_depth_is_asked(depth_plan_path):
     assert (
-        open_session(plans["rows"]).depth
-        == open_adaptive("adadsr", str(plans["rows"])).depth
+        open_session(depth_plan_path).depth
+        == open_adaptive("adadsr", str(depth_plan_path)).depth
         == 1.5
     )
 
 
-def test_a_checkpoint_skips_in_torch_as_its_plan_does(checkpoint, plans, tmp_path):
+def test_a_checkpoint_skips_in_torch_as_its_plan_does(checkpoint, depth_plan_path, tmp_path):
     from sr_deploy.nets.checkpoint import save_checkpoint
 
     path = save_checkpoint(tmp_path, "ada", checkpoint.spec, checkpoint.weights)
     x = np.random.default_rng(0).random((1, 3, 12, 20), dtype=np.float32)
     deployed, torch = (
-        open_adaptive("adadsr", str(given), depth=2) for given in (plans["rows"], path)
+        open_adaptive("adadsr", str(given), depth=2) for given in (depth_plan_path, path)
     )
     np.testing.assert_allclose(deployed.run(x), torch.run(x), rtol=0, atol=1e-5)
 
@@ -99,7 +88,12 @@ def test_a_checkpoint_skips_in_torch_as_its_plan_does(checkpoint, plans, tmp_pat
             InputError,
             "a desired depth is for AdaDSR; 'elastic' takes a budget",
         ),
-        ({"kind": "adadsr", "depth": 4}, "rows", VariantError, "desired depth 4; expected 0 to 3"),
+        (
+            {"kind": "adadsr", "depth": 4},
+            "adadsr",
+            VariantError,
+            "desired depth 4; expected 0 to 3",
+        ),
         ({"kind": "cdnsr"}, "routed", InputError, "that is elastic, not cdnsr"),
         (
             {"kind": "elastic", "max_flops": "40%"},
@@ -108,22 +102,24 @@ def test_a_checkpoint_skips_in_torch_as_its_plan_does(checkpoint, plans, tmp_pat
             "is too small: the router and 'tiny_x4.d1' everywhere",
         ),
         ({"kind": "elastic", "max_flops": "much"}, "routed", InputError, "is not a valid share"),
-        ({"kind": "elastic"}, "rows", InputError, "is the plan of an AdaDSR, not of a router"),
+        ({"kind": "elastic"}, "adadsr", InputError, "is the plan of an AdaDSR, not of a router"),
         ({"kind": "adadsr"}, "routed", InputError, "is no AdaDSR"),
         ({"kind": "adadsr"}, "empty", InputError, "contains no plan of an adaptive network"),
         ({"kind": "adadsr"}, "graphs", InputError, "contains no plan of an adaptive network"),
     ],
 )
-def test_what_cannot_be_is_refused(asked, given, error, match, plans, routed_plan, tmp_path):
+def test_what_cannot_be_is_refused(
+    asked, given, error, match, depth_plan_path, routed_plan, tmp_path
+):
     paths = {
         None: None,
-        "rows": str(plans["rows"]),
+        "adadsr": str(depth_plan_path),
         "routed": str(routed_plan),
         "empty": str(tmp_path),
         "graphs": str(tmp_path / "graphs"),
     }
     (tmp_path / "graphs").mkdir()
-    shutil.copy(plans["rows"].parent / "ada.end.onnx", tmp_path / "graphs")
+    shutil.copy(depth_plan_path.parent / "ada.end.onnx", tmp_path / "graphs")
     with pytest.raises(error, match=match):
         open_adaptive(text=paths[given], **asked)
 

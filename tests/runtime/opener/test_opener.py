@@ -160,7 +160,7 @@ def test_facts_are_frozen_in_the_manifest(family):
         ("cdnsr-fsrcnn_x4", "router", None),
         ("x.router.safetensors", "router", None),
         ("x.routed.json", "plan", None),
-        ("x.rows.json", "plan", None),
+        ("x.adadsr.json", "plan", None),
         ("x.engine", "artifact", None),
         ("x.engine.json", "artifact", None),
         ("x.d1.fp32.onnx", "artifact", None),
