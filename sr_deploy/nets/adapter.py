@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,7 +48,7 @@ class Adapter(nn.Module):
         with torch.no_grad():
             kernels = self.first.weight[width // 4 :]
             kernels.sub_(kernels.mean(dim=(2, 3), keepdim=True)).mul_(DIFFERENCES)
-            self.rest[0].weight.fill_(-1)
+            nn.init.constant_(cast(nn.PReLU, self.rest[0]).weight, -1.0)
         for conv in (m for m in self.rest if isinstance(m, nn.Conv2d)):
             nn.init.kaiming_normal_(conv.weight, a=0.25)
             gain = 3 if conv is self.rest[-1] else 1

@@ -63,8 +63,10 @@ def part_model(*, half=False):
 
 
 def write_depth_plan(folder):
-    """Write the plan of a small AdaDSR of handmade graphs, one with two outputs, for FP16 engines of
-    a weakly typed builder; return its path."""
+    """Write the plan of a small AdaDSR for FP16 engines of a weakly typed builder; return its path.
+
+    Its graphs are handmade; one has two outputs.
+    """
     from onnx import TensorProto, helper, numpy_helper, save
 
     random = np.random.default_rng(0)

@@ -192,6 +192,6 @@ def test_references_are_what_earlier_parts_give_and_a_bundle_is_made_once(graphs
     bundle_from_onnx(graphs, bundle, target="xavier", progress=lines.append)
     assert lines == ["job.tar: up to date"]
     job = unpacked(bundle, tmp_path / "b")
-    features = np.load(str(job / "desk" / "ada.fp16.adadsr.map.engine.0.npy"))
+    features = np.load(str(job / "desk" / "ada.fp16.adadsr.head.engine.0.npy"))
     fed = np.fromfile(str(job / "ada.end.onnx.1.bin"), np.float32)
     np.testing.assert_allclose(fed.reshape(features.shape), features, atol=1e-2)
