@@ -33,7 +33,9 @@ def branches_modules(router: Router) -> Tuple[BranchesPlan, Dict[str, nn.Module]
     networks = [_fsrcnn(name, net) for name, net in zip(names, router.branch_networks())]
     roles = spec.variants if len(set(spec.variants)) == len(names) else names
     patch = spec.patch_hw[0]
-    modules: Dict[str, nn.Module] = {"gains": RouterGains(router.network(), patch)}
+    network = router.network()
+    gains = RouterGains(network, patch) if isinstance(network, ModuleCL) else network
+    modules: Dict[str, nn.Module] = {"gains": gains}
     modules.update((role, TileFSRCNN(net)) for role, net in zip(roles, networks))
     modules.update((whole_role(role), SubpixelFSRCNN(net)) for role, net in zip(roles, networks))
     plan = BranchesPlan(

@@ -13,6 +13,7 @@ from typing import List, Sequence, Tuple, Union
 from torch import Tensor, nn
 
 from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError
+from sr_deploy.core.gains import CELL_PX
 from sr_deploy.core.routers import (
     CELL,
     ROUTER_SUFFIX,
@@ -33,6 +34,7 @@ from sr_deploy.nets.checkpoint import (
     weights_path,
     write_with_card,
 )
+from sr_deploy.nets.gains import GainsHead
 
 WIDTH = 128
 NARROW = 32
@@ -68,7 +70,10 @@ class ModuleCL(nn.Module):
 
 @dataclass(frozen=True)
 class Router:
-    """A trained Module-CL with its card. `name` is its file's name without the suffix."""
+    """A trained Module-CL, or gains head of branches, with its card.
+
+    `name` is its file's name without the suffix.
+    """
 
     name: str
     spec: RouterSpec
@@ -83,8 +88,8 @@ class Router:
         """The branches, such as `asrn_x4.d1`, smallest first."""
         return tuple(network_name(b.model, b.variant) for b in self.spec.branches)
 
-    def network(self) -> ModuleCL:
-        """Return the classifier with its weights, in eval mode."""
+    def network(self) -> Union[ModuleCL, GainsHead]:
+        """Return the router with its weights, in eval mode."""
         net = router_network(self.spec)
         net.load_state_dict(self.weights)
         return net
@@ -138,16 +143,26 @@ class Router:
         return [c.network(b.variant) for c, b in zip(self.checkpoints(), self.spec.branches)]
 
 
-def router_network(spec: RouterSpec) -> ModuleCL:
-    """Return the untrained classifier of a card. Raises CheckpointError for a bad configuration."""
-    for key in sorted(set(spec.config) - {"convs"}):
-        raise CheckpointError(f"unknown configuration key '{key}' of a router; expected convs")
-    convs = spec.config.get("convs", 5)
-    if type(convs) is not int or not 2 <= convs <= 100:
+def router_network(spec: RouterSpec) -> Union[ModuleCL, GainsHead]:
+    """Return the untrained router of a card: Module-CL with `convs` in its configuration, a gains
+    head with `hidden`. Raises CheckpointError for a bad configuration.
+    """
+    for key in sorted(set(spec.config) - {"convs", "hidden"}):
         raise CheckpointError(
-            f"'convs' of a router must be an integer from 2 to 100, got {convs!r}"
+            f"unknown configuration key '{key}' of a router; expected convs or hidden"
         )
-    return ModuleCL(classes=len(spec.models), convs=convs).eval()
+    for key, value in spec.config.items():
+        if type(value) is not int or not 2 <= value <= 100:
+            raise CheckpointError(
+                f"'{key}' of a router must be an integer from 2 to 100, got {value!r}"
+            )
+    if "hidden" not in spec.config:
+        return ModuleCL(classes=len(spec.models), convs=spec.config.get("convs", 5)).eval()
+    if spec.blend != "none" or spec.patch_hw != (CELL_PX, CELL_PX) or "convs" in spec.config:
+        raise CheckpointError(
+            f"a router that predicts gains takes cells of {CELL_PX}x{CELL_PX} without blending"
+        )
+    return GainsHead(depths=len(spec.models) - 1, hidden=spec.config["hidden"]).eval()
 
 
 def check_scales(checkpoints: Sequence[Checkpoint], scale: int, name: str) -> None:

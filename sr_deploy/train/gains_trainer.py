@@ -1,31 +1,36 @@
-"""Training of a gains head for the depths of a checkpoint."""
+"""Training of a gains head for the depths of a checkpoint, or for the branches of a router."""
 
 from __future__ import annotations
 
 import copy
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.gains import CELL_PX, GAINS_SUFFIX, GainsSpec
+from sr_deploy.core.routers import ROUTER_SUFFIX, is_router
+from sr_deploy.core.shipped import shipped_checkpoints
 from sr_deploy.nets.architecture import Weights
-from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint
+from sr_deploy.nets.checkpoint import Checkpoint, copy_checkpoint, load_checkpoint
 from sr_deploy.nets.complexity import count
 from sr_deploy.nets.fuse import fuse_network
 from sr_deploy.nets.gains import Gains, GainsHead, load_gains, save_gains
+from sr_deploy.nets.router import Router, load_router, save_router
 from sr_deploy.train.data import Pair, fingerprint, image_pairs
 from sr_deploy.train.gains_bank import GainsBank, GainsBatches, GainsImages, compute_gains_bank
 from sr_deploy.train.gains_curve import default_price, gains_curve, gains_of, share_of
 from sr_deploy.train.losses import Terms
 from sr_deploy.train.options import TrainOptions
 from sr_deploy.train.recipe import GainsRecipe
-from sr_deploy.train.router_losses import DepthBranches
+from sr_deploy.train.router_losses import DepthBranches, ParallelBranches
 from sr_deploy.train.training import DatasetOf, Task, resolve, run_task, start_facts
 
+CELL_HW = (CELL_PX, CELL_PX)
 CHANGE_FLOOR = 1e-3
 ERROR_FLOOR = 1e-2
 """Added to mean squares of Y, in 0..255, before their logarithm."""
@@ -34,24 +39,27 @@ ERROR_WEIGHT = 0.1
 
 
 def gains_from_images(recipe: Union[str, Path, GainsRecipe], options: TrainOptions) -> Path:
-    """Train a gains head for the checkpoint `options.init`, and return the head's path.
+    """Train a gains head for the checkpoint or the router `options.init`; return the head's path.
 
-    Writes to the output folder NAME.gains.safetensors with its card. State, logs and errors are
-    those of checkpoint_from_images.
+    Writes to the output folder NAME.gains.safetensors with its card; for a router
+    NAME.router.safetensors, a router of the same branches that predicts their gains. State, logs
+    and errors are those of checkpoint_from_images.
     """
     started = time.monotonic()
     recipe, options, recipe_file = resolve(recipe, options, GainsRecipe)
     if options.init is None:
         trained = f", the result of {recipe.follows}" if recipe.follows else ""
         raise InputError(
-            "this recipe trains a gains head for a checkpoint", hint=f"give it with --init{trained}"
+            "this recipe trains a gains head for a checkpoint or a router",
+            hint=f"give it with --init{trained}",
         )
     if options.lr_folders:
         raise InputError(
             "this recipe makes LR images of several sizes itself", hint="remove --lr-data"
         )
+    task = _BranchGainsTask if is_router(str(options.init)) else _GainsTask
     return run_task(
-        lambda run_options: _GainsTask(recipe, run_options),
+        lambda run_options: task(recipe, run_options),
         recipe,
         options,
         recipe_file=recipe_file,
@@ -92,14 +100,18 @@ class _GainsTask(Task):
     def __init__(self, recipe: GainsRecipe, options: TrainOptions) -> None:
         super().__init__(recipe, options)
         self.recipe = recipe
-        self.checkpoint = load_checkpoint(str(options.init))
-        self.facts.update(method="gains", **start_facts(self.checkpoint))
-        self.depths = _all_depths(self.checkpoint, recipe)
-        fused = [fuse_network(self.checkpoint.network(name))[0] for name in recipe.depths]
-        cell = (CELL_PX, CELL_PX)
-        self.macs = [count(net, cell, counter="fvcore").macs for net in fused]
+        fused = [fuse_network(net)[0] for net in self._start_from(str(options.init))]
+        self.macs = [count(net, CELL_HW, counter="fvcore").macs for net in fused]
         self.net = GainsHead(depths=len(recipe.depths) - 1, hidden=recipe.hidden)
         self.valid_bank: Optional[GainsBank] = None
+
+    def _start_from(self, init: str) -> List[nn.Module]:
+        """Load what the head chooses between; return its networks, smallest first."""
+        self.checkpoint = load_checkpoint(init)
+        self.facts.update(method="gains", **start_facts(self.checkpoint))
+        self.depths = _all_depths(self.checkpoint, self.recipe)
+        self.weights_sha256: Any = self.checkpoint.spec.weights_sha256
+        return [self.checkpoint.network(name) for name in self.recipe.depths]
 
     def dataset(self, pairs: Sequence[Pair]) -> DatasetOf:
         recipe, options = self.recipe, self.options
@@ -122,7 +134,7 @@ class _GainsTask(Task):
             GainsImages(pairs, resized, recipe.degradation, recipe.scale),
             self.depths,
             cache=self.options.cache_folder,
-            key=[self.checkpoint.spec.weights_sha256, recipe.depths, fingerprint(pairs)],
+            key=[self.weights_sha256, recipe.depths, fingerprint(pairs)],
             log=self.options.log,
         )
 
@@ -163,8 +175,48 @@ class _GainsTask(Task):
         self.options.log(f"valid {psnr_db:.3f} dB with {share:.1%} of the largest depth's work")
         return psnr_db
 
-    def load(self, path: Path) -> Gains:
+    def load(self, path: Path) -> Union[Gains, Router]:
         return load_gains(path)
+
+
+class _BranchGainsTask(_GainsTask):
+    suffix = ROUTER_SUFFIX
+
+    def _start_from(self, init: str) -> List[nn.Module]:
+        self.router, recipe = load_router(init), self.recipe
+        spec = self.router.spec
+        if (spec.variants, spec.scale) != (recipe.depths, recipe.scale):
+            raise InputError(
+                f"'{init}' chooses between {', '.join(spec.variants)} at x{spec.scale}; "
+                f"the recipe is for {', '.join(recipe.depths)} at x{recipe.scale}"
+            )
+        self.facts.update(method="gains", init=self.router.name, init_sha256=spec.weights_sha256)
+        self.weights_sha256 = spec.weights_sha256s
+        networks = self.router.branch_networks()
+        self.depths = ParallelBranches(networks).eval()
+        return networks
+
+    def write(self, stem: str, weights: Weights, card: Dict[str, Any]) -> Path:
+        head = self._head(weights)
+        for checkpoint in self.router.checkpoints():
+            assert checkpoint.path is not None
+            if checkpoint.path not in shipped_checkpoints():
+                copy_checkpoint(checkpoint, self.options.output)
+        spec = replace(
+            self.router.spec,
+            macs=tuple(self.macs),
+            router_macs=count(head, CELL_HW, counter="fvcore").macs,
+            patch_hw=CELL_HW,
+            overlap=0,
+            blend="none",
+            price=self._price(head),
+            config={"hidden": self.recipe.hidden},
+            **card,
+        )
+        return save_router(self.options.output, stem, spec, head.state_dict())
+
+    def load(self, path: Path) -> Union[Gains, Router]:
+        return load_router(path)
 
 
 def _all_depths(checkpoint: Checkpoint, recipe: GainsRecipe) -> nn.Module:

@@ -173,7 +173,13 @@ class _RouterTask(Task):
             branch_of(checkpoint, Variant.parse(branch.variant), self.recipe)
             for checkpoint, branch in zip(start.checkpoints(), start.spec.branches)
         ]
-        self.router, self.config = start.network(), dict(start.spec.config)
+        router, self.config = start.network(), dict(start.spec.config)
+        if not isinstance(router, ModuleCL):
+            raise InputError(
+                f"'{init}' predicts gains; the recipe is for a router of classes",
+                hint="give the router that it was trained from",
+            )
+        self.router = router
         return branches
 
     def terms(self, lr: Tensor, hr: Tensor, step: int) -> Terms:
