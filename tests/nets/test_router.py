@@ -72,6 +72,7 @@ def test_a_router_for_another_number_of_classes(tmp_path):
     "change, message",
     [
         ({"config": {"convs": 1}}, "'convs' of a router must be an integer from 2 to 100, got 1"),
+        ({"config": {"hidden": 32}}, "takes cells of 32x32 without blending"),
         ({"config": {"depth": 1}}, "unknown configuration key 'depth'"),
         ({"config": {"convs": 4}}, "does not fit its network"),
         ({"weights_sha256": "0"}, "does not match its card"),

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+from doubles.branches import small_branches
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.spec import Variant
@@ -13,6 +14,8 @@ from sr_deploy.nets.architecture import Architecture
 from sr_deploy.nets.asrn import ASRN_ARCHITECTURE
 from sr_deploy.nets.checkpoint import load_checkpoint, save_checkpoint
 from sr_deploy.nets.gains import GainsHead, load_gains
+from sr_deploy.nets.routed_tiles import branches_modules
+from sr_deploy.nets.router import load_router
 from sr_deploy.train.gains_trainer import gains_from_images, gains_terms
 from sr_deploy.train.options import TrainOptions
 from sr_deploy.train.recipe import RECIPES, GainsRecipe, load_recipe
@@ -142,3 +145,27 @@ def test_a_head_learns_sizes_and_what_part_of_a_change_is_gained():
     np.testing.assert_allclose(seen_change, change, rtol=0.2)
     np.testing.assert_allclose(seen_error, error, rtol=0.3)
     np.testing.assert_allclose(worth, 0.4, atol=0.1)
+
+
+@pytest.fixture(scope="module")
+def branches(place):
+    return small_branches(place)
+
+
+def test_a_router_of_the_same_branches_that_predicts_their_gains(place, branches, tmp_path):
+    recipe = replace(SMALL, depths=("w2", "w4", "w8"))
+    path = train(place, tmp_path, recipe, init=str(branches.path), name="gains_x2")
+    router = load_router(path)
+    assert path.name == "gains_x2.router.safetensors" and isinstance(router.network(), GainsHead)
+    spec = router.spec
+    assert (spec.patch_hw, spec.overlap, spec.blend) == ((32, 32), 0, "none")
+    assert spec.price >= 0 and spec.weights_sha256s == branches.spec.weights_sha256s
+    assert router.branch_networks()  # they lie beside it
+    plan, modules = branches_modules(router)
+    assert list(modules) == plan.roles() and plan.gains_macs == spec.router_macs > 0
+    assert modules["gains"](torch.rand(1, 3, 40, 70)).shape == (1, 2, 2, 3)
+
+
+def test_a_router_of_other_branches_is_refused(place, branches, tmp_path):
+    with pytest.raises(InputError, match="chooses between w2, w4, w8 at x2; the recipe is for d1"):
+        train(place, tmp_path, init=str(branches.path))

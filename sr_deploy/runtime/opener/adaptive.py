@@ -26,7 +26,11 @@ from sr_deploy.runtime.opener.plan import (
 )
 from sr_deploy.runtime.opener.router import describe_router
 
-DEFAULTS = {"cdnsr": "cdnsr-fsrcnn_x4", "elastic": "elastic-asrn_x4", "adadsr": "adaedsr_x4"}
+DEFAULTS = {
+    "cdnsr": "cdnsr-fsrcnn-gains_x4",
+    "elastic": "elastic-asrn_x4",
+    "adadsr": "adaedsr_x4",
+}
 """The shipped network of each kind."""
 
 
