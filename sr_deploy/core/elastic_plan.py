@@ -83,7 +83,7 @@ class ElasticPlan(AdaptivePlan):
             len(costs) >= 2
             and wholes == sorted(set(wholes))
             and margins == sorted(margins)
-            and 0 <= margins[0] <= margins[-1] <= 1024
+            and 0 <= margins[0] <= margins[-1] <= 256
             and min(cost.px for cost in costs) > 0
             and min(min(cost.side, cost.corner) for cost in costs) >= 0
             and self.start_macs_px >= 0

@@ -216,7 +216,7 @@ def _built_parts(
     for receipt in receipts.values():
         for kind, number in receipt.layers.items():
             layers[kind] = layers.get(kind, 0) + number
-    if plan.precision not in layers:
+    if plan.precision not in {kind.partition("+")[0] for kind in layers}:
         raise BuildError(
             f"{plan.precision.upper()} was asked for, but {backend.title} computes {build.name} in "
             f"{precision_of_counts(layers) or 'no layer that it applies to'}",
