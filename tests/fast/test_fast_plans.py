@@ -33,7 +33,7 @@ def test_a_router_is_exported_once(entry):
     lines = []
     network = describe_adaptive(CDNSR, run=ON_CPU, progress=lines.append)
     assert (network.kind, network.backend, lines) == ("plan", "onnxruntime", [])
-    assert opener.describe_one("cdnsr-fsrcnn_x4", run=ON_CPU).artifact == network.artifact
+    assert opener.describe_one("cdnsr-fsrcnn-gains_x4", run=ON_CPU).artifact == network.artifact
 
 
 def test_a_damaged_entry_is_made_again(entry):
@@ -41,7 +41,7 @@ def test_a_damaged_entry_is_made_again(entry):
     graph.write_bytes(b"")
     lines = []
     describe_adaptive(CDNSR, run=ON_CPU, progress=lines.append)
-    assert lines == ["cdnsr-fsrcnn_x4: prepared for onnxruntime on this machine, once"]
+    assert lines == ["cdnsr-fsrcnn-gains_x4: prepared for onnxruntime on this machine, once"]
     assert graph.stat().st_size > 0
 
 
