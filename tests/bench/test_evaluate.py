@@ -224,7 +224,7 @@ def test_the_work_of_an_adaptive_network_is_that_of_each_image_and_of_all(folder
     class Adaptive(Nearest):
         halo_px, work = 0, ExecutedWork()
 
-        def reset_work(self, *, own=1.0, budget=True):
+        def reset_work(self, *, own=1.0, fed_px=None, budget=True):
             self.own, self.work = own, ExecutedWork()
 
         def executed_work(self):

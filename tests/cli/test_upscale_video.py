@@ -87,7 +87,7 @@ def test_the_work_of_an_adaptive_network_is_reported_for_all_frames(
         def executed_work(self):
             return ExecutedWork(1, 2, {"all": 1.0}, {"small": 3, "large": 1})
 
-    monkeypatch.setattr(options, "describe_adaptive", lambda budget, text: description("", Half))
+    monkeypatch.setattr(options, "describe_adaptive", lambda *given, **kw: description("", Half))
     result = run_cli("upscale", film, "--adaptive", "cdnsr", "-o", tmp_path / "large.mkv")
     assert result.exit_code == 0, result.stderr
     share = "50.0% of the plain network's multiply-accumulates"

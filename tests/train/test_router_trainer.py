@@ -438,7 +438,7 @@ def test_lambda_is_fitted_to_the_share_and_a_resumed_run_keeps_it(
     steps, images, cache, tmp_path, objective
 ):
     recipe = replace(
-        ROUTED, share=0.85, values=32, bank=64, objective=objective, overlap=0, blend="none"
+        ROUTED, share=0.85, values=32, bank=64, objective=objective, overlap=0, blend="ramp"
     )
     options = {"name": "net", "cache": cache, "branches": steps[0], "valid": images}
     train_router(recipe, [images], tmp_path, budget_s=0.0, **options)
@@ -446,7 +446,7 @@ def test_lambda_is_fitted_to_the_share_and_a_resumed_run_keeps_it(
     path = train_router(recipe, [images], tmp_path, resume=True, **options)
     router, card = load_router(path), load_router(path).spec.training
     assert card["costs"] == list(router.spec.macs) and card["counting"] == "deployed"
-    assert (router.spec.blend, router.spec.overlap) == ("none", 0)
+    assert (router.spec.blend, router.spec.overlap) == ("ramp", 0)
     assert card["lambda_reg"] == first.training["lambda_reg"]
     fitted = card["fitted"]
     assert fitted["patches"] == 64 and fitted["oracle_share"] <= 0.85
