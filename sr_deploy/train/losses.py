@@ -184,6 +184,8 @@ def adaptive_depth(elastic: ElasticNetwork, step: LossInputs) -> Terms:
     return terms
 
 
+DEEP_WEIGHT = 0.1
+"""Weight of maps of more than half of all blocks in `adapter`."""
 ERROR_STEPS = 8
 """Number of steps between the depths whose errors `adapter` computes."""
 ERROR_PX = 9
@@ -209,7 +211,10 @@ def adapter(elastic: ElasticNetwork, step: LossInputs) -> Terms:
     for desired in torch.from_numpy(at).to(features.dtype).to(features.device).split(1):
         depth_map = net.adapter(features, desired.expand(n)).float()
         best = best_map(errors, desired.item(), blocks)
-        terms["map"].append((depth_map - best).square().mean() / (desired + 1))
+        # Beyond half of all blocks little is gained: the mean counts more than where it is.
+        weight = 1.0 if desired.item() <= blocks / 2 else DEEP_WEIGHT
+        distance = (depth_map.clamp(max=blocks) - best).square().mean() / (desired + 1) ** 2
+        terms["map"].append(weight * distance)
         terms["follow"].append(recipe.follow * follow_loss(depth_map, desired, blocks))
         terms["level"].append(recipe.level * level_loss(depth_map))
     return {name: torch.stack(losses).mean() for name, losses in terms.items()}
