@@ -169,3 +169,32 @@ def test_a_recipe_of_depths_survives_json(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(to_json(dataclasses.asdict(RECIPES["fadaedsr-8-x2"])))
     assert load_recipe(str(path)) == RECIPES["fadaedsr-8-x2"]
+
+
+def test_mean_depths_are_held_to_the_desired_one_from_both_sides():
+    for mean, expected in ((3.0, 0.0), (5.0, (2 / 4) ** 2), (1.0, (2 / 4) ** 2)):
+        found = losses.follow_loss(torch.full((2, 1, 3, 3), mean), torch.tensor([3.0]), 4)
+        assert found.item() == pytest.approx(expected)
+    beyond = torch.full((1, 1, 1, 2), 6.0)  # of four blocks: pulled back, and not enough at once
+    assert losses.follow_loss(beyond, torch.tensor([4.0]), 4).item() == pytest.approx((2 / 5) ** 2)
+
+
+def test_the_best_map_spends_depth_where_it_saves_most_error():
+    errors = torch.tensor([[5.0, 2.0, 2.0], [3.0, 2.9, 2.5], [3.0, 3.0, 3.0]]).T.view(1, 3, 1, 3)
+    errors = errors / errors.mean()
+    assert losses.best_map(errors, 0.4, 2).flatten().tolist() == [1, 0, 0]
+    assert losses.best_map(errors, 1.0, 2).flatten().tolist() == [1, 2, 0]
+    torch.testing.assert_close(losses.best_map(errors, 1.5, 2).mean(), torch.tensor(1.5))
+
+
+def test_the_adapter_alone_is_trained(train):
+    recipe = shrunk("adaedsr-x4", 3, lr=1e-2, method="adapter", follow=1.0, level=0.01)
+    trained = load_checkpoint(train(recipe, seed=3))
+    torch.manual_seed(3)
+    start = elastic_of(recipe).net.state_dict()
+    changed = {k.split(".")[0] for k, v in trained.weights.items() if not torch.equal(v, start[k])}
+    assert changed == {"adapter"}
+
+
+def elastic_of(recipe):
+    return ElasticNetwork(ARCHITECTURES["adaedsr"], 4, Variant.parse("d2"), recipe.config)
