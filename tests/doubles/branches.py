@@ -5,8 +5,11 @@ from __future__ import annotations
 WIDTHS = ("w2", "w4", "w8")
 
 
-def small_branches(folder, *, patch=32, arch="fsrcnn", price=0.0):
-    """Write checkpoints and a router of random weights to `folder`; return the loaded router."""
+def small_branches(folder, *, patch=32, arch="fsrcnn", **card):
+    """Write checkpoints and a router of random weights to `folder`; return the loaded router.
+
+    card: its other fields.
+    """
     import torch
 
     from sr_deploy.core.routers import RouterSpec
@@ -27,7 +30,8 @@ def small_branches(folder, *, patch=32, arch="fsrcnn", price=0.0):
         path = save_checkpoint(folder, f"{arch}-{text}_x2", spec, net.state_dict())
         digests.append(load_checkpoint(path).spec.weights_sha256)
     router = ModuleCL(classes=3, convs=2)
-    card = RouterSpec(
+    blending = {"overlap": 0, "blend": "none", **card}
+    spec = RouterSpec(
         scale=2,
         models=tuple(f"{arch}-{width}_x2" for width in WIDTHS),
         variants=WIDTHS,
@@ -35,9 +39,7 @@ def small_branches(folder, *, patch=32, arch="fsrcnn", price=0.0):
         macs=(1, 2, 3),
         router_macs=2048 * (patch // 32) ** 2,
         patch_hw=(patch, patch),
-        overlap=0,
-        blend="none",
-        price=price,
         config={"convs": 2},
+        **blending,
     )
-    return load_router(save_router(folder, "branches_x2", card, router.state_dict()))
+    return load_router(save_router(folder, "branches_x2", spec, router.state_dict()))

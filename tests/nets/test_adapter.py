@@ -66,9 +66,9 @@ def test_the_public_way_multiplies_the_map_and_a_fixed_depth_nothing(small):
 
 def test_an_untrained_map_grows_with_the_desired_depth():
     torch.manual_seed(0)
-    adapter, features = Adapter(64, blocks=16), 0.2 * torch.randn(1, 64, 9, 9)
+    adapter, features = Adapter(64, blocks=16), 0.1 * torch.randn(1, 64, 9, 9)
     means = [adapter(features, torch.tensor([d])).mean().item() for d in (2.0, 4.0, 8.0)]
-    assert means[0] < means[1] < means[2]
+    assert means[0] < means[1] < means[2] < 16
     assert means[2] > 2.5 * means[0]
 
 
@@ -76,10 +76,10 @@ def test_in_training_a_map_beyond_all_blocks_still_has_a_gradient():
     adapter = Adapter(8, blocks=2)
     with torch.no_grad():
         adapter.rest[-1].weight.normal_()
-        adapter.rest[-1].bias.fill_(1.0)
+        adapter.rest[-1].bias.fill_(1e4)  # beyond everywhere
     features, depth = torch.randn(1, 8, 3, 3), torch.tensor([1.0])
     adapter.train()(features, depth).mean().backward()
-    assert adapter.rest[-1].bias.grad.item() > 0
+    assert adapter.rest[-1].bias.grad.item() == pytest.approx(1)
     assert adapter.eval()(features, depth).max() == 2
 
 
