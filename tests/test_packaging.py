@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from sr_deploy.core.gains import gains_name, shipped_gains
-from sr_deploy.core.routers import router_name, shipped_routers
+from sr_deploy.core.gains import GAINS
+from sr_deploy.core.routers import ROUTERS
 from sr_deploy.core.samples import shipped_crops
 from sr_deploy.core.shipped import shipped_checkpoints, shipped_graphs
 from sr_deploy.core.target import target_names
@@ -55,7 +55,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_carries_the_shipped_data_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    models = [*shipped_checkpoints(), *shipped_routers(), *shipped_gains()]
+    models = [*shipped_checkpoints(), *ROUTERS.shipped(), *GAINS.shipped()]
     carried = {
         Path(n).name
         for n in names
@@ -99,8 +99,8 @@ def test_installed_package_finds_them(wheel: Path, tmp_path: Path) -> None:
     found = json.loads(run("models", "--json"))
     assert [m["name"] for m in found] == [
         *(p.stem for p in shipped_checkpoints()),
-        *map(router_name, shipped_routers()),
-        *map(gains_name, shipped_gains()),
+        *map(ROUTERS.name_of, ROUTERS.shipped()),
+        *map(GAINS.name_of, GAINS.shipped()),
     ]
     assert all(str(tmp_path) in m["path"] for m in found)
     assert [t["name"] for t in json.loads(run("targets", "--json"))] == target_names()

@@ -58,10 +58,10 @@ def _models(ctx: click.Context, incomplete: str) -> List[CompletionItem]:
     name, dot, _ = incomplete.partition(".")
     if dot and name in _cards():
         return _begin((f"{name}.{v}" for v in _variants_of(name)), incomplete)
-    from sr_deploy.core.gains import gains_name, shipped_gains
-    from sr_deploy.core.routers import router_name, shipped_routers
+    from sr_deploy.core.gains import GAINS
+    from sr_deploy.core.routers import ROUTERS
 
-    adaptive = [*map(router_name, shipped_routers()), *map(gains_name, shipped_gains())]
+    adaptive = [*map(ROUTERS.name_of, ROUTERS.shipped()), *map(GAINS.name_of, GAINS.shipped())]
     names = [*_cards(), *adaptive]
     return _begin(names, incomplete) or _files(ctx, incomplete)
 

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Dict, Iterator, Tuple
 
-from sr_deploy.core.errors import CheckpointError
-from sr_deploy.core.files import data_folder
-from sr_deploy.core.jsonio import read_dataclass
+from sr_deploy.core.cards import WeightsKind
 
-GAINS_SUFFIX = ".gains.safetensors"
-_CARD_SUFFIX = ".gains.json"
 CELL_PX = 32
 """Side of a cell in LR pixels."""
 
@@ -41,33 +36,6 @@ class GainsSpec:
     weights_sha256: str = ""
 
 
-def shipped_gains() -> List[Path]:
-    """Return the weight files of the shipped gains heads, sorted by name."""
-    return sorted(data_folder("models").glob("*" + GAINS_SUFFIX))
-
-
-def gains_name(weights: Path) -> str:
-    """Return the name of a gains head: its file name without the suffix."""
-    return weights.name[: -len(GAINS_SUFFIX)]
-
-
-def is_gains(text: str) -> bool:
-    """Return whether `text` names a shipped gains head, or the path of one or of its card."""
-    shipped = map(gains_name, shipped_gains())
-    return text in shipped or Path(text).name.endswith((GAINS_SUFFIX, _CARD_SUFFIX))
-
-
-def read_gains_card(weights: Path) -> GainsSpec:
-    """Read the card beside a head's weights. Raises CheckpointError if missing or malformed."""
-    card = weights.with_suffix(".json")
-    if not card.is_file():
-        raise CheckpointError(f"{weights} has no card: expected {card.name} beside it")
-    spec = read_dataclass(GainsSpec, card, CheckpointError)
-    for problem in _problems(spec):
-        raise CheckpointError(f"the card {card} is not usable: {problem}")
-    return spec
-
-
 def _problems(spec: GainsSpec) -> Iterator[str]:
     if len(set(spec.variants)) < max(2, len(spec.variants)):
         yield f"its depths are {', '.join(spec.variants) or 'none'}; expected at least two"
@@ -75,3 +43,7 @@ def _problems(spec: GainsSpec) -> Iterator[str]:
         yield f"its cells have {spec.cell} LR pixels a side; expected {CELL_PX}"
     if not 0 <= spec.price < float("inf"):
         yield f"its price is {spec.price}; expected a number of at least 0"
+
+
+GAINS = WeightsKind("gains head", ".gains.safetensors", GainsSpec, _problems)
+"""Gains heads, shipped and others."""

@@ -10,15 +10,12 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 import numpy as np
 
 from sr_deploy.core.budgets import LARGE_HW
-from sr_deploy.core.errors import CheckpointError, InputError
-from sr_deploy.core.files import data_folder
-from sr_deploy.core.jsonio import read_dataclass
+from sr_deploy.core.cards import WeightsKind
+from sr_deploy.core.errors import InputError
 from sr_deploy.core.parts import AdaptivePlan, PlanEngine, PlanPart, read_plan_file
 from sr_deploy.core.quadtree import SIZES
 from sr_deploy.core.sizes import HW
 
-ROUTER_SUFFIX = ".router.safetensors"
-_CARD_SUFFIX = ".router.json"
 PLAN_SUFFIX = ".routed.json"
 _FARTHEST = 1e9
 """Larger than any quotient of a difference of log-odds and one of costs."""
@@ -89,33 +86,6 @@ class RouterSpec:
         )
 
 
-def shipped_routers() -> List[Path]:
-    """Return the weight files of the shipped routers, sorted by name."""
-    return sorted(data_folder("models").glob("*" + ROUTER_SUFFIX))
-
-
-def router_name(weights: Path) -> str:
-    """Return the name of a router: its file name without the suffix."""
-    return weights.name[: -len(ROUTER_SUFFIX)]
-
-
-def is_router(text: str) -> bool:
-    """Return whether `text` names a shipped router, or the path of a router or its card."""
-    shipped = map(router_name, shipped_routers())
-    return text in shipped or Path(text).name.endswith((ROUTER_SUFFIX, _CARD_SUFFIX))
-
-
-def read_router_card(weights: Path) -> RouterSpec:
-    """Read the card beside a router's weights. Raises CheckpointError if missing or malformed."""
-    card = weights.with_suffix(".json")
-    if not card.is_file():
-        raise CheckpointError(f"{weights} has no card: expected {card.name} beside it")
-    spec = read_dataclass(RouterSpec, card, CheckpointError)
-    for problem in _problems(spec):
-        raise CheckpointError(f"the card {card} is not usable: {problem}")
-    return spec
-
-
 def _problems(spec: RouterSpec) -> Iterator[str]:
     classes = len(spec.models)
     lengths = {len(spec.variants), len(spec.weights_sha256s), len(spec.macs)}
@@ -146,6 +116,10 @@ def blend_problems(blend: str, overlap: int, patch: int) -> Iterator[str]:
         yield f"its patches of {patch} overlap by {overlap}; expected 0 to {patch - 1}"
     if blend == "none" and overlap:
         yield f"its patches overlap by {overlap} and are not blended; expected an overlap of 0"
+
+
+ROUTERS = WeightsKind("router", ".router.safetensors", RouterSpec, _problems)
+"""Routers, shipped and others."""
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,15 @@ import json
 from pathlib import Path
 from typing import List, Optional
 
+from sr_deploy.core.cards import WEIGHTS_SUFFIX
 from sr_deploy.core.errors import CheckpointError
 from sr_deploy.core.files import data_folder
-from sr_deploy.core.gains import GAINS_SUFFIX
+from sr_deploy.core.gains import GAINS
 from sr_deploy.core.jsonio import read_dataclass
-from sr_deploy.core.routers import ROUTER_SUFFIX
+from sr_deploy.core.routers import ROUTERS
 from sr_deploy.core.spec import ModelSpec
 
-CHECKPOINT_SUFFIX = ".safetensors"
+CHECKPOINT_SUFFIX = WEIGHTS_SUFFIX
 INT8_RANGE = "int8."
 """Begins the names of tensors that are ranges of INT8: `int8.VARIANT.LAYER`, each (low, high)."""
 
@@ -22,13 +23,8 @@ INT8_RANGE = "int8."
 def shipped_checkpoints() -> List[Path]:
     """Return the weight files of the shipped networks, sorted by name, without those that choose
     between them."""
-    return _shipped(CHECKPOINT_SUFFIX)
-
-
-def _shipped(suffix: str) -> List[Path]:
-    files = data_folder("models").glob("*" + suffix)
-    others = {ROUTER_SUFFIX, GAINS_SUFFIX} - {suffix}
-    return sorted(p for p in files if not p.name.endswith(tuple(others)))
+    files = data_folder("models").glob("*" + CHECKPOINT_SUFFIX)
+    return sorted(p for p in files if not p.name.endswith((ROUTERS.suffix, GAINS.suffix)))
 
 
 def read_card(weights: Path) -> ModelSpec:
@@ -62,15 +58,10 @@ def find_checkpoint(model: str) -> Optional[Path]:
 
     None for anything else, and where the weights or the card are missing.
     """
-    return find_weights(model, CHECKPOINT_SUFFIX)
-
-
-def find_weights(text: str, suffix: str) -> Optional[Path]:
-    """Do the same for files that end in `suffix`, such as those of routers."""
-    shipped = {path.name[: -len(suffix)]: path for path in _shipped(suffix)}
-    path = shipped.get(text, Path(text))
+    shipped = {path.stem: path for path in shipped_checkpoints()}
+    path = shipped.get(model, Path(model))
     path = path.with_suffix(CHECKPOINT_SUFFIX) if path.suffix == ".json" else path
-    whole = path.name.endswith(suffix) and path.is_file()
+    whole = path.suffix == CHECKPOINT_SUFFIX and path.is_file()
     return path if whole and path.with_suffix(".json").is_file() else None
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from sr_deploy.core.depth_plan import DepthPlan
-from sr_deploy.core.gains import is_gains
+from sr_deploy.core.gains import GAINS
 from sr_deploy.core.images import nchw_from_rgb
-from sr_deploy.core.routers import is_router
+from sr_deploy.core.routers import ROUTERS
 from sr_deploy.core.samples import sample_lr
 from sr_deploy.export.elastic import plan_from_gains, plan_from_modules
 from sr_deploy.export.part_forms import FP32, PlanForm
@@ -46,9 +46,9 @@ def plans_from_model(
 
     form: the target and the precision that the graphs are for. Raises an SrDeployError.
     """
-    if is_gains(str(model)):
+    if GAINS.includes(str(model)):
         return [plan_from_gains(str(model), output, form=form, progress=progress)]
-    if is_router(str(model)):
+    if ROUTERS.includes(str(model)):
         return [plan_from_router(str(model), output, form=form, progress=progress)]
     return [plan_from_checkpoint(model, output, form=form, progress=progress)]
 

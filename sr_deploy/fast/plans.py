@@ -13,11 +13,11 @@ from sr_deploy.core.cache import cache_folder, key_of
 from sr_deploy.core.device import gpu_present
 from sr_deploy.core.errors import ArtifactError, MissingPackageError
 from sr_deploy.core.files import sha256_of
-from sr_deploy.core.gains import GAINS_SUFFIX, is_gains
+from sr_deploy.core.gains import GAINS
 from sr_deploy.core.parts import check_part_files
-from sr_deploy.core.routers import ROUTER_SUFFIX, is_router
+from sr_deploy.core.routers import ROUTERS
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
-from sr_deploy.core.shipped import find_checkpoint, find_weights
+from sr_deploy.core.shipped import find_checkpoint
 from sr_deploy.core.version import __version__
 from sr_deploy.fast.made import code_digest, make_entry, mark_used
 from sr_deploy.runtime.opener import NetworkDescription, adaptive
@@ -49,7 +49,7 @@ def describe_adaptive(
 
 def is_adaptive(text: str) -> bool:
     """Return whether a text names what chooses between networks: a router or a gains head."""
-    return is_router(text) or is_gains(text)
+    return ROUTERS.includes(text) or GAINS.includes(text)
 
 
 def by_plan(text: str, run: RunOptions, describe: Callable[[str], T], *, progress: Log) -> T:
@@ -93,10 +93,9 @@ def _on_cpu(run: RunOptions) -> bool:
 
 def _weights(text: str) -> Optional[Path]:
     """Return the weights file of an adaptive network; None for other texts, and without a card."""
-    for is_kind, suffix in ((is_router, ROUTER_SUFFIX), (is_gains, GAINS_SUFFIX)):
-        if is_kind(text):
-            return find_weights(text, suffix)
-    return find_checkpoint(text)
+    if ROUTERS.includes(text):
+        return ROUTERS.find(text)
+    return GAINS.find(text) if GAINS.includes(text) else find_checkpoint(text)
 
 
 def _whole_plan(entry: Path) -> Optional[Path]:

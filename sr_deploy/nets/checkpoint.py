@@ -305,28 +305,6 @@ def _checkpoint_path(model: str) -> Path:
     )
 
 
-def weights_path(model: str, shipped: Mapping[str, Path], suffix: str, kind: str) -> Path:
-    """Return the weights of what chooses between networks, by a shipped name or a path.
-
-    model: may be the path of the card. shipped: by name. suffix: of the weights. kind: `router`.
-    Raises InputError when there is none.
-    """
-    if model in shipped:
-        return shipped[model]
-    path = Path(model)
-    if path.name.endswith(suffix.replace(".safetensors", ".json")):
-        path = path.with_suffix(".safetensors")
-    if not path.name.endswith(suffix):
-        known = ", ".join(shipped) or "(none are shipped)"
-        raise InputError(
-            f"'{model}' is not a {kind}; expected a {suffix} file, or one of {known}",
-            hint=did_you_mean(model, shipped),
-        )
-    if not path.is_file():
-        raise InputError(f"there is no {kind} {path}")
-    return path
-
-
 def _check_card(checkpoint: Checkpoint, *, source: str) -> None:
     """Raise CheckpointError unless card, architecture and weights agree."""
     spec = checkpoint.spec

@@ -15,25 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError
-from sr_deploy.core.gains import (
-    CELL_PX,
-    GAINS_SUFFIX,
-    GainsSpec,
-    gains_name,
-    read_gains_card,
-    shipped_gains,
-)
+from sr_deploy.core.errors import CheckpointError
+from sr_deploy.core.gains import CELL_PX, GAINS, GainsSpec
 from sr_deploy.nets.checkpoint import (
     Checkpoint,
-    check_digest,
-    check_finite,
-    check_state_dict,
-    load_checkpoint,
-    read_safetensors,
-    weights_path,
     write_with_card,
 )
+from sr_deploy.nets.chooser import check_weights, load_chosen, read_weights
 
 BLOCK = 4
 """Side in LR pixels of the blocks whose spectrum is taken."""
@@ -157,20 +145,15 @@ class Gains:
         when it is missing, CheckpointError when the head was trained with other weights.
         """
         spec = self.spec
-        local = self.path.parent / f"{spec.model}.safetensors"
-        try:
-            checkpoint = load_checkpoint(local if local.is_file() else spec.model)
-        except InputError as e:
-            raise InputError(
-                f"'{self.name}' chooses between depths of '{spec.model}', which was not found",
-                hint=f"put {local.name} and its card into the folder of {self.path.name}",
-            ) from e
-        if checkpoint.spec.weights_sha256 != spec.model_sha256:
-            raise CheckpointError(
-                f"'{self.name}' was trained with other weights of '{spec.model}' "
-                f"than {checkpoint.path}",
-                hint="use the checkpoint that came with it, or train a gains head for this one",
-            )
+        checkpoint = load_chosen(
+            self.path,
+            spec.model,
+            spec.model_sha256,
+            name=self.name,
+            kind=GAINS.title,
+            missing=f"the gains head '{self.name}' chooses between depths of '{spec.model}', "
+            "which was not found",
+        )
         for variant in spec.variants:
             checkpoint.spec.variant(variant)
         return checkpoint
@@ -194,24 +177,13 @@ def load_gains(model: Union[str, Path]) -> Gains:
     The checkpoint of its depths is not read. Raises InputError when there is no such head,
     CheckpointError when the file is damaged or does not match its card.
     """
-    path = _gains_path(str(model))
-    spec = read_gains_card(path)
-    weights = read_safetensors(path)
-    check_digest(path, spec.weights_sha256)
-    try:
-        net = gains_network(spec)
-    except SrDeployError as e:
-        raise CheckpointError(f"the card of {path} is not valid: {e.message}", hint=e.hint) from e
-    check_state_dict(net, weights, source=str(path))
-    check_finite(weights, source=str(path))
-    return Gains(gains_name(path), spec, weights, path)
+    path = GAINS.path_of(str(model))
+    spec = GAINS.read_card(path)
+    weights = read_weights(path, spec.weights_sha256)
+    check_weights(path, weights, lambda: gains_network(spec))
+    return Gains(GAINS.name_of(path), spec, weights, path)
 
 
 def save_gains(folder: Path, name: str, spec: GainsSpec, weights: Dict[str, Tensor]) -> Path:
     """Write `name`.gains.safetensors and its card to `folder`; return the path of the weights."""
-    return write_with_card(folder / (name + GAINS_SUFFIX), spec, weights)
-
-
-def _gains_path(model: str) -> Path:
-    shipped = {gains_name(p): p for p in shipped_gains()}
-    return weights_path(model, shipped, GAINS_SUFFIX, "gains head")
+    return write_with_card(folder / (name + GAINS.suffix), spec, weights)

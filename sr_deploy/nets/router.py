@@ -12,28 +12,15 @@ from typing import List, Sequence, Tuple, Union
 
 from torch import Tensor, nn
 
-from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError
+from sr_deploy.core.errors import CheckpointError, InputError
 from sr_deploy.core.gains import CELL_PX
-from sr_deploy.core.routers import (
-    CELL,
-    ROUTER_SUFFIX,
-    RoutedPlan,
-    RouterSpec,
-    read_router_card,
-    router_name,
-    shipped_routers,
-)
+from sr_deploy.core.routers import CELL, ROUTERS, RoutedPlan, RouterSpec
 from sr_deploy.core.spec import network_name
 from sr_deploy.nets.checkpoint import (
     Checkpoint,
-    check_digest,
-    check_finite,
-    check_state_dict,
-    load_checkpoint,
-    read_safetensors,
-    weights_path,
     write_with_card,
 )
+from sr_deploy.nets.chooser import check_weights, load_chosen, read_weights
 from sr_deploy.nets.gains import GainsHead
 
 WIDTH = 128
@@ -102,22 +89,15 @@ class Router:
         """
         checkpoints = []
         for branch in self.spec.branches:
-            local = self.path.parent / f"{branch.model}.safetensors"
-            try:
-                checkpoint = load_checkpoint(local if local.is_file() else branch.model)
-            except InputError as e:
-                models = ", ".join(dict.fromkeys(self.spec.models))
-                raise InputError(
-                    f"the router '{self.name}' chooses between {models}, "
-                    f"but '{branch.model}' was not found",
-                    hint=f"put {local.name} and its card into the folder of {self.path.name}",
-                ) from e
-            if checkpoint.spec.weights_sha256 != branch.weights_sha256:
-                raise CheckpointError(
-                    f"the router '{self.name}' was trained with other weights of "
-                    f"'{branch.model}' than {checkpoint.path}",
-                    hint="use the checkpoint that came with it, or train a router for this one",
-                )
+            checkpoint = load_chosen(
+                self.path,
+                branch.model,
+                branch.weights_sha256,
+                name=self.name,
+                kind=ROUTERS.title,
+                missing=f"the router '{self.name}' chooses between "
+                f"{', '.join(dict.fromkeys(self.spec.models))}, but '{branch.model}' was not found",
+            )
             check_scales([checkpoint], self.spec.scale, self.name)
             checkpoint.spec.variant(branch.variant)
             checkpoints.append(checkpoint)
@@ -182,30 +162,19 @@ def load_router(model: Union[str, Path]) -> Router:
     The branches are not read. Raises InputError when there is no such router, CheckpointError when
     the file is damaged, does not match its card, or has another number of classes.
     """
-    path = _router_path(str(model))
-    spec = read_router_card(path)
-    weights = read_safetensors(path)
-    check_digest(path, spec.weights_sha256)
+    path = ROUTERS.path_of(str(model))
+    spec = ROUTERS.read_card(path)
+    weights = read_weights(path, spec.weights_sha256)
     classes = weights["classify.bias"].shape[0] if "classify.bias" in weights else 0
     if classes and classes != len(spec.models):
         raise CheckpointError(
             f"{path} predicts {classes} classes, but its card names {len(spec.models)} branches",
             hint=f"name {classes} branches, or train a router for these",
         )
-    try:
-        net = router_network(spec)
-    except SrDeployError as e:
-        raise CheckpointError(f"the card of {path} is not valid: {e.message}", hint=e.hint) from e
-    check_state_dict(net, weights, source=str(path))
-    check_finite(weights, source=str(path))
-    return Router(router_name(path), spec, weights, path)
+    check_weights(path, weights, lambda: router_network(spec))
+    return Router(ROUTERS.name_of(path), spec, weights, path)
 
 
 def save_router(folder: Path, name: str, spec: RouterSpec, weights: dict) -> Path:
     """Write `name`.router.safetensors and its card to `folder`; return the path of the weights."""
-    return write_with_card(folder / (name + ROUTER_SUFFIX), spec, weights)
-
-
-def _router_path(model: str) -> Path:
-    shipped = {router_name(p): p for p in shipped_routers()}
-    return weights_path(model, shipped, ROUTER_SUFFIX, "router")
+    return write_with_card(folder / (name + ROUTERS.suffix), spec, weights)

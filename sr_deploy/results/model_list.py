@@ -6,8 +6,8 @@ import dataclasses
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from sr_deploy.core.errors import InputError, did_you_mean
-from sr_deploy.core.gains import gains_name, read_gains_card, shipped_gains
-from sr_deploy.core.routers import read_router_card, router_name, shipped_routers
+from sr_deploy.core.gains import GAINS
+from sr_deploy.core.routers import ROUTERS
 from sr_deploy.core.shipped import DEFAULT_MODELS, read_card, shipped_checkpoints
 from sr_deploy.core.spec import network_name
 from sr_deploy.results.columns import number, over
@@ -29,16 +29,16 @@ def shipped_models() -> List[Dict[str, Any]]:
         spec = read_card(path)
         facts = {"arch": spec.arch, "scale": spec.scale, "variants": list(spec.variants)}
         models.append({"name": path.stem, **facts, **_origin(spec), "path": str(path)})
-    for path in shipped_routers():
-        card = read_router_card(path)
+    for path in ROUTERS.shipped():
+        card = ROUTERS.read_card(path)
         branches = [f"{b.model}:{b.variant}" for b in card.branches]
         facts = {"scale": card.scale, "branches": branches}
-        models.append({"name": router_name(path), **facts, **_origin(card), "path": str(path)})
-    for path in shipped_gains():
-        head = read_gains_card(path)
+        models.append({"name": ROUTERS.name_of(path), **facts, **_origin(card), "path": str(path)})
+    for path in GAINS.shipped():
+        head = GAINS.read_card(path)
         branches = [f"{head.model}:{variant}" for variant in head.variants]
         facts = {"scale": head.scale, "branches": branches}
-        models.append({"name": gains_name(path), **facts, **_origin(head), "path": str(path)})
+        models.append({"name": GAINS.name_of(path), **facts, **_origin(head), "path": str(path)})
     conditions, numbers = shipped_numbers()
     precisions = shipped_precisions()
     for model in models:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.gains import GAINS_SUFFIX
-from sr_deploy.core.routers import ROUTER_SUFFIX
+from sr_deploy.core.gains import GAINS
+from sr_deploy.core.routers import ROUTERS
 from sr_deploy.nets.checkpoint import load_checkpoint
 from sr_deploy.nets.gains import load_gains
 from sr_deploy.nets.router import load_router
@@ -137,16 +137,16 @@ def _train(name: str, run: TrainOptions, given: GivenModels, starts: Dict[str, s
         return checkpoint_from_images(name, run, **helpers)
     if isinstance(recipe, GainsRecipe):
         return gains_from_images(name, dataclasses.replace(run, init=result(recipe.follows)))
-    run = dataclasses.replace(run, init=result(recipe.follows, ROUTER_SUFFIX))
+    run = dataclasses.replace(run, init=result(recipe.follows, ROUTERS.suffix))
     branches = [] if recipe.follows else [str(result(branch)) for branch in recipe.branches]
     vgg = given.vgg if recipe.distils else None
     return router_from_images(name, run, branches=branches, vgg=vgg)
 
 
 def _card_of(path: Path) -> Dict[str, Any]:
-    if path.name.endswith(GAINS_SUFFIX):
+    if path.name.endswith(GAINS.suffix):
         return load_gains(path).spec.training
-    is_router = path.name.endswith(ROUTER_SUFFIX)
+    is_router = path.name.endswith(ROUTERS.suffix)
     return (load_router(path) if is_router else load_checkpoint(path)).spec.training
 
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.gains import CELL_PX, GAINS_SUFFIX, GainsSpec
-from sr_deploy.core.routers import ROUTER_SUFFIX, is_router
+from sr_deploy.core.gains import CELL_PX, GAINS, GainsSpec
+from sr_deploy.core.routers import ROUTERS
 from sr_deploy.core.shipped import shipped_checkpoints
 from sr_deploy.nets.architecture import Weights
 from sr_deploy.nets.checkpoint import Checkpoint, copy_checkpoint, load_checkpoint
@@ -57,7 +57,7 @@ def gains_from_images(recipe: Union[str, Path, GainsRecipe], options: TrainOptio
         raise InputError(
             "this recipe makes LR images of several sizes itself", hint="remove --lr-data"
         )
-    task = _BranchGainsTask if is_router(str(options.init)) else _GainsTask
+    task = _BranchGainsTask if ROUTERS.includes(str(options.init)) else _GainsTask
     return run_task(
         lambda run_options: task(recipe, run_options),
         recipe,
@@ -93,7 +93,7 @@ def gains_terms(head: GainsHead, statistics: Tensor, targets: Tensor) -> Terms:
 
 class _GainsTask(Task):
     keeps_best = False
-    suffix = GAINS_SUFFIX
+    suffix = GAINS.suffix
     bank: GainsBank
     net: GainsHead
 
@@ -180,7 +180,7 @@ class _GainsTask(Task):
 
 
 class _BranchGainsTask(_GainsTask):
-    suffix = ROUTER_SUFFIX
+    suffix = ROUTERS.suffix
 
     def _start_from(self, init: str) -> List[nn.Module]:
         self.router, recipe = load_router(init), self.recipe

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from sr_deploy.core.errors import InputError
-from sr_deploy.core.routers import ROUTER_SUFFIX, RouterSpec
+from sr_deploy.core.routers import ROUTERS, RouterSpec
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets.architecture import Weights
 from sr_deploy.nets.checkpoint import Checkpoint
@@ -114,7 +114,7 @@ def _check_inputs(
 
 class _RouterTask(Task):
     keeps_best = False
-    suffix = ROUTER_SUFFIX
+    suffix = ROUTERS.suffix
 
     def __init__(
         self,

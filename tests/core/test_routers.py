@@ -9,15 +9,13 @@ from doubles.plans import with_parts
 from sr_deploy.core.errors import ArtifactError, CheckpointError, InputError
 from sr_deploy.core.jsonio import to_json
 from sr_deploy.core.routers import (
+    ROUTERS,
     Branch,
     RoutedPlan,
     RouterSpec,
     parse_share,
     patch_spans,
     read_routed_plan,
-    read_router_card,
-    router_name,
-    shipped_routers,
 )
 from sr_deploy.core.shipped import read_card, shipped_checkpoints
 
@@ -39,7 +37,7 @@ def card(folder, spec=SPEC, **changes):
 
 def test_a_card_is_read_as_it_was_written(tmp_path):
     weights = card(tmp_path)
-    assert router_name(weights) == "r_x4" and read_router_card(weights) == SPEC
+    assert ROUTERS.name_of(weights) == "r_x4" and ROUTERS.read_card(weights) == SPEC
     assert SPEC.branches[1] == Branch("b", "w36", "1", 2)
 
 
@@ -58,27 +56,27 @@ def test_a_card_is_read_as_it_was_written(tmp_path):
 )
 def test_cards_that_cannot_be(tmp_path, change, message):
     with pytest.raises(CheckpointError, match=message):
-        read_router_card(card(tmp_path, **change))
+        ROUTERS.read_card(card(tmp_path, **change))
 
 
 def test_a_router_of_one_branch_chooses_nothing(tmp_path):
     one = replace(SPEC, models=("a",), variants=("w16",), weights_sha256s=("0",), macs=(1,))
     with pytest.raises(CheckpointError, match="it names 1 models"):
-        read_router_card(card(tmp_path, one))
+        ROUTERS.read_card(card(tmp_path, one))
 
 
 def test_weights_without_a_card():
     with pytest.raises(CheckpointError, match="has no card: expected none.router.json beside it"):
-        read_router_card(Path("none.router.safetensors"))
+        ROUTERS.read_card(Path("none.router.safetensors"))
 
 
 def test_shipped_routers_choose_between_shipped_checkpoints_and_are_none():
     cards = {path.stem: read_card(path) for path in shipped_checkpoints()}
-    assert shipped_routers() and not {p.name for p in shipped_routers()} & {
+    assert ROUTERS.shipped() and not {p.name for p in ROUTERS.shipped()} & {
         p.name for p in shipped_checkpoints()
     }
-    for path in shipped_routers():
-        spec = read_router_card(path)
+    for path in ROUTERS.shipped():
+        spec = ROUTERS.read_card(path)
         for branch in spec.branches:
             held = cards[branch.model]
             assert branch.variant in held.variants and (held.scale, held.weights_sha256) == (

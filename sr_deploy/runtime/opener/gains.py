@@ -6,7 +6,7 @@ from typing import Any, List, Mapping, Tuple
 
 from sr_deploy.core.budgets import NO_BUDGET, Budget
 from sr_deploy.core.elastic_plan import ElasticPlan
-from sr_deploy.core.gains import is_gains
+from sr_deploy.core.gains import GAINS
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants, describe_plan
@@ -15,7 +15,7 @@ from sr_deploy.runtime.opener.plan import TILES, refuse_variants
 
 class GainsKind(Kind):
     def matches(self, text: str) -> bool:
-        return is_gains(text)
+        return GAINS.includes(text)
 
     def describe(self, text: str, variants: Variants, trust: bool) -> List[NetworkDescription]:
         refuse_variants(text, variants, TILES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, List, Tuple
 
 from sr_deploy.core.budgets import NO_BUDGET, Budget
-from sr_deploy.core.routers import is_router
+from sr_deploy.core.routers import ROUTERS
 from sr_deploy.core.run_options import RunOptions
 from sr_deploy.core.session import Session
 from sr_deploy.runtime.opener.description import Kind, NetworkDescription, Variants, describe_plan
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 class RouterKind(Kind):
     def matches(self, text: str) -> bool:
-        return is_router(text)
+        return ROUTERS.includes(text)
 
     def describe(self, text: str, variants: Variants, trust: bool) -> List[NetworkDescription]:
         refuse_variants(text, variants, ROUTED)
