@@ -12,7 +12,7 @@ import click
 from sr_deploy.cli.alias import AliasedOption
 from sr_deploy.cli.code_options import code_options
 from sr_deploy.cli.output import emit_json, log
-from sr_deploy.cli.run_options import run_options
+from sr_deploy.cli.run_options import budgets_option, run_options
 from sr_deploy.cli.tables import emit_rows, format_option
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.files import data_folder
@@ -88,13 +88,7 @@ from sr_deploy.results.protocols import DEFAULT_PROTOCOL, PROTOCOL_NAMES
     metavar="HZ",
     help="Start runs at this rate, like frames of a video.  [default: back to back]",
 )
-@click.option(
-    "--max-flops",
-    multiple=True,
-    metavar="PERCENT",
-    help="cdnsr and elastic networks: a budget, such as 70% of the plain network on the whole "
-    "image; repeatable, for a row each.  [default: as trained]",
-)
+@budgets_option
 @click.option(
     "--max-memory",
     metavar="SIZE",

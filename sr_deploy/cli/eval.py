@@ -11,7 +11,7 @@ import click
 from sr_deploy.cli.code_options import code_options
 from sr_deploy.cli.output import emit_json, log
 from sr_deploy.cli.progress import terminal_progress
-from sr_deploy.cli.run_options import run_options
+from sr_deploy.cli.run_options import budgets_option, run_options
 from sr_deploy.cli.tables import emit_quality, format_option
 from sr_deploy.core.errors import InputError
 
@@ -50,13 +50,7 @@ from sr_deploy.core.errors import InputError
     help="How LR is made. bi: bicubic. At x3 only: bd, blurred; dn, bicubic with noise.  "
     "[default: bi]",
 )
-@click.option(
-    "--max-flops",
-    multiple=True,
-    metavar="PERCENT",
-    help="cdnsr and elastic networks: a budget, such as 70% of the plain network on the whole "
-    "image; repeatable, for a row each.  [default: as trained]",
-)
+@budgets_option
 @click.option(
     "--max-memory",
     metavar="SIZE",

@@ -53,6 +53,15 @@ _OPTIONS = (
 _NAMES = [field.name for field in fields(RunOptions) if field.name != "harness"]
 
 
+budgets_option = click.option(
+    "--max-flops",
+    multiple=True,
+    metavar="PERCENT",
+    help="cdnsr and elastic networks: a budget, such as 70% of the plain network on the whole "
+    "image; repeatable, for a row each.  [default: as trained]",
+)
+
+
 def run_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of `RunOptions`, and pass them to the command as `run`."""
 

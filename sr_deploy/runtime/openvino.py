@@ -78,14 +78,7 @@ class OpenVinoBackend(Backend):
     ) -> Manifest:
         asked = graph.precision_asked
         device = self._building_device(asked, onnx.name)
-        start = time.perf_counter()
-        try:
-            compiled = compiled_graph(str(onnx), asked, device, onnx.name)
-        except ArtifactError as e:
-            raise BuildError(e.message, hint=e.hint) from e
-        temporary.write_bytes(compiled.export_model().getvalue())
-        seconds = round(time.perf_counter() - start, 3)
-        del compiled
+        seconds = _write_engine(onnx, asked, device, temporary)
         # What is looked at and compared is what will be opened later.
         session = _engine_session(temporary, graph, device)
         with session:
@@ -158,14 +151,7 @@ class OpenVinoBackend(Backend):
         options: BuildOptions,
     ) -> PartReceipt:
         device = self._building_device(precision, onnx.name)
-        start = time.perf_counter()
-        try:
-            compiled = compiled_graph(str(onnx), precision, device, onnx.name)
-        except ArtifactError as e:
-            raise BuildError(e.message, hint=e.hint) from e
-        temporary.write_bytes(compiled.export_model().getvalue())
-        seconds = round(time.perf_counter() - start, 3)
-        del compiled
+        seconds = _write_engine(onnx, precision, device, temporary)
         opened = imported_engine(temporary.read_bytes(), precision, device, onnx.name)
         layers = layers_of(opened)
         facts = {"kernels": layers.kernels}
@@ -213,6 +199,17 @@ class OpenVinoGpuBackend(OpenVinoBackend):
 
 _FP32 = "export it with --precision fp32"
 _UNTESTED = "GPUs of Intel's: we have never run it on one"
+
+
+def _write_engine(onnx: Path, precision: str, device: OpenVinoDevice, engine: Path) -> float:
+    """Compile a graph and export what was compiled; return the seconds. Raises BuildError."""
+    start = time.perf_counter()
+    try:
+        compiled = compiled_graph(str(onnx), precision, device, onnx.name)
+    except ArtifactError as e:
+        raise BuildError(e.message, hint=e.hint) from e
+    engine.write_bytes(compiled.export_model().getvalue())
+    return round(time.perf_counter() - start, 3)
 
 
 def _engine_session(engine: Path, manifest: Manifest, device: OpenVinoDevice) -> OpenVinoSession:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sr_deploy.train.options import TrainOptions
-from sr_deploy.train.recipe import Recipe
+from sr_deploy.train.recipe import Recipe, RouterRecipe
 from sr_deploy.train.router_trainer import router_from_images
 from sr_deploy.train.trainer import checkpoint_from_images
 
@@ -26,6 +26,10 @@ TINY = Recipe(
     ema=0.9,
     clip_norm=1.0,
     valid_every=2,
+)
+
+TINY_ROUTER = RouterRecipe(
+    stage="router", scale=2, steps=4, patch_hr=16, batch_size=4, lr=1e-3, schedule="constant"
 )
 
 

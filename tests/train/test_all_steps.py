@@ -13,8 +13,7 @@ from sr_deploy.nets.router import load_router
 from sr_deploy.train import recipe as recipe_module
 from sr_deploy.train.all_steps import GivenModels, train_all_steps
 from sr_deploy.train.options import TrainOptions
-from sr_deploy.train.recipe import RouterRecipe
-from tests.train.conftest import TINY
+from tests.train.conftest import TINY, TINY_ROUTER
 
 JUDGE = replace(
     TINY,
@@ -28,14 +27,8 @@ JUDGE = replace(
 )
 EASY = replace(JUDGE, variant="w2", difficulty=(1, 2), judge="judge")
 HARD = replace(EASY, variant="w8", difficulty=(2, 2))
-ROUTER = RouterRecipe(
-    stage="router",
-    scale=2,
-    steps=4,
-    patch_hr=16,
-    batch_size=4,
-    lr=1e-3,
-    schedule="constant",
+ROUTER = replace(
+    TINY_ROUTER,
     classes=2,
     convs=2,
     share=0.8,

@@ -1,6 +1,7 @@
 """CDNSR's and ClassSR's losses against their equations, on small tensors in float64."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ from torch import nn
 
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
-from sr_deploy.train.recipe import RouterRecipe
 from sr_deploy.train.router_losses import (
     DepthBranches,
     ParallelBranches,
@@ -23,6 +23,7 @@ from sr_deploy.train.router_losses import (
     stage_terms,
     temperature,
 )
+from tests.train.conftest import TINY_ROUTER
 
 
 @pytest.fixture()
@@ -108,14 +109,11 @@ def batch():
 
 def terms_of(stage, batch, step=2, **changes):
     lr, hr, modules, noise = batch
-    recipe = RouterRecipe(
+    recipe = replace(
+        TINY_ROUTER,
         stage=stage,
-        scale=2,
         steps=10,
         patch_hr=8,
-        batch_size=4,
-        lr=1e-3,
-        schedule="constant",
         alpha=0.3,
         lambda_reg=0.5,
         negatives=2,
@@ -284,14 +282,11 @@ def test_equation_4_of_two_patches_by_hand():
     """p = (1/4, 3/4) and (1/2, 1/2); differences 0.4 and 0.2, then 0.1 and -0.1; costs 1 and 2."""
     log_p = torch.tensor([[0.25, 0.75], [0.5, 0.5]], dtype=torch.float64).log()
     differences = torch.tensor([[[0.4], [0.2]], [[0.1], [-0.1]]], dtype=torch.float64)
-    recipe = RouterRecipe(
-        stage="router",
-        scale=2,
+    recipe = replace(
+        TINY_ROUTER,
         steps=10,
         patch_hr=8,
         batch_size=2,
-        lr=1e-3,
-        schedule="constant",
         alpha=0.5,
         lambda_reg=0.02,
         classes=2,

@@ -12,20 +12,9 @@ from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.checkpoint import load_checkpoint, save_checkpoint
 from sr_deploy.nets.router import load_router
 from sr_deploy.train.recipe import RECIPES, RouterRecipe, load_recipe
-from tests.train.conftest import TINY, train_network, train_router
+from tests.train.conftest import TINY, TINY_ROUTER, train_network, train_router
 
-ROUTED = RouterRecipe(
-    stage="router",
-    scale=2,
-    steps=4,
-    patch_hr=16,
-    batch_size=8,
-    lr=1e-3,
-    schedule="constant",
-    alpha=0.5,
-    valid_every=2,
-    ema=0.9,
-)
+ROUTED = replace(TINY_ROUTER, batch_size=8, alpha=0.5, valid_every=2, ema=0.9)
 WIDTHS = ("w2", "w4", "w8")
 ROUTER_RECIPES = {name: r for name, r in RECIPES.items() if isinstance(r, RouterRecipe)}
 
