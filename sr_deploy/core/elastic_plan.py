@@ -140,9 +140,10 @@ class ElasticPlan(AdaptivePlan):
         if max_share is None or least <= max_share:
             return
         largest, smallest = self.names[-1], self.names[0]
+        of = "a large image, such as " if hw == LARGE_HW else ""
         raise InputError(
             f"a budget of {max_share:.1%} of '{largest}' on the whole image is too small for "
-            f"{hw_text(hw)}{' of a tile' if own < 1 else ''}: '{smallest}' everywhere and the "
+            f"{of}{hw_text(hw)}{' of a tile' if own < 1 else ''}: '{smallest}' everywhere and the "
             f"prediction of gains take {least:.1%}",
             hint=f"give {np.ceil(least * 100):.0f}% or more",
         )

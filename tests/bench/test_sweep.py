@@ -156,6 +156,7 @@ def test_a_router_of_other_branches_is_another_cell(place, tmp_path, monkeypatch
     from dataclasses import replace
 
     from sr_deploy.nets import router
+    from sr_deploy.nets.checkpoint import load_checkpoint
 
     path = plan(place, tmp_path, models=["cdnsr-fsrcnn_x4"])
     before, real = set(cells_of(read_plan(path), image_set(data(place)))), router.load_router
@@ -168,6 +169,7 @@ def test_a_router_of_other_branches_is_another_cell(place, tmp_path, monkeypatch
         )
 
     monkeypatch.setattr(router, "load_router", other)
+    monkeypatch.setattr(router, "load_chosen", lambda _, model, *a, **k: load_checkpoint(model))
     assert not before & set(cells_of(read_plan(path), image_set(data(place))))
 
 
