@@ -86,6 +86,18 @@ def memory_measured_in_this_process() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def parts_timed_briefly() -> Iterator[None]:
+    """The parts of plans are timed for many seconds, for the best choice of tiles."""
+    from sr_deploy.runtime.adaptive import elastic
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(elastic, "TIMED_PX", 128)
+        patch.setattr(elastic, "TIMED_RUNS", 1)
+        patch.setattr(elastic, "TIMED_PASSES", 1)
+        yield
+
+
 @pytest.fixture()
 def run_cli() -> Callable[..., Result]:
     """Run `srdeploy ARGS` in this process. The result has exit_code, stdout and stderr."""

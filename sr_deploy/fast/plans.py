@@ -1,31 +1,36 @@
-"""Plans of adaptive networks, exported once for this machine and kept in the user's cache.
+"""Plans of adaptive networks, made and timed once for this machine and kept in the user's cache.
 
 ONNX Runtime and OpenVINO run their graphs on a CPU, faster than torch runs the checkpoint. Where
-there is a GPU, torch runs it there, as on request.
+there is a GPU, torch runs it there, as on request. Those of the default networks are shipped, and
+need no torch.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Optional, TypeVar
+from typing import Any, Callable, Optional, TypeVar
 
 from sr_deploy.core.cache import cache_folder, key_of
 from sr_deploy.core.device import gpu_present
+from sr_deploy.core.elastic_plan import ElasticPlan
 from sr_deploy.core.errors import ArtifactError, MissingPackageError
-from sr_deploy.core.files import sha256_of
+from sr_deploy.core.files import sha256_of, write_bytes
 from sr_deploy.core.gains import GAINS
 from sr_deploy.core.parts import check_part_files
 from sr_deploy.core.routers import ROUTERS
 from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
-from sr_deploy.core.shipped import find_checkpoint
+from sr_deploy.core.shipped import find_checkpoint, shipped_graphs
 from sr_deploy.core.version import __version__
 from sr_deploy.fast.made import code_digest, make_entry, mark_used
+from sr_deploy.runtime.adaptive.elastic import record_rates
 from sr_deploy.runtime.opener import NetworkDescription, adaptive
 from sr_deploy.runtime.opener.adaptive import AdaptiveOptions
 from sr_deploy.runtime.opener.folder import plans_in
 from sr_deploy.runtime.opener.plan import load_plan
 
 T = TypeVar("T")
+Write = Callable[[Path, Path], Any]
+"""Writes an entry of the cache, as `make_entry` takes it."""
 Log = Callable[[str], None]
 _ON_CPU = (None, "onnxruntime", "openvino")
 
@@ -64,23 +69,66 @@ def by_plan(text: str, run: RunOptions, describe: Callable[[str], T], *, progres
     name, files = weights.name.split(".")[0], (weights, weights.with_suffix(".json"))
     key = key_of(*map(sha256_of, files), __version__, code_digest())
     entry = cache_folder() / "plans" / f"{name}.{key}"
-    plan = _whole_plan(entry)
-    if plan is not None:
-        return describe(str(plan))
-    as_it_is = describe(text)
+    plan, shipped = _whole_plan(entry), _shipped_plan(weights)
+    described = describe(str(plan or shipped or text))
+    if plan is None:
+        write = _copy_of(shipped) if shipped is not None else _export_of(weights, run)
+        if write is None:
+            return described
+        progress(f"{name}: prepared for {_backend(run)} on this machine, once")
+        plan = make_entry(entry, write, lambda: _whole_plan(entry))
+    try:
+        _time(plan, run, progress)
+    except MissingPackageError:
+        if run.runtime is not None:
+            raise
+        return describe(text)
+    return describe(str(plan))
+
+
+def _backend(run: RunOptions) -> str:
+    """Return what runs graphs on the CPU."""
+    return run.requested_openvino or "onnxruntime"
+
+
+def _time(path: Path, run: RunOptions, progress: Log) -> None:
+    """Time the tiles of a plan with the backend of a run, unless that was done before."""
+    plan, backend = load_plan(path), _backend(run)
+    if isinstance(plan, ElasticPlan) and backend not in plan.rates:
+        progress(f"{plan.model}: timed with {backend} on this machine, once")
+        record_rates(path, RunOptions(runtime=backend))
+
+
+def _export_of(weights: Path, run: RunOptions) -> Optional[Write]:
+    """Return what exports a plan; None where packages are missing and no runtime is asked for."""
     try:
         from sr_deploy.export.plans import plans_from_model
     except ImportError as e:
         if run.runtime is None:
-            return as_it_is
+            return None
         package = (e.name or "onnx").split(".")[0]
         raise MissingPackageError(package, needed_for="preparing a model, once,") from e
-    progress(f"{name}: prepared for {run.runtime or 'onnxruntime'} on this machine, once")
+    return lambda folder, beside: plans_from_model(str(weights), folder)
+
+
+def _copy_of(plan: Path) -> Write:
+    """Return what copies a plan and its parts."""
 
     def write(folder: Path, beside: Path) -> None:
-        plans_from_model(str(weights), folder)
+        files = [part.file for part in load_plan(plan).parts.values()]
+        for file in (*files, plan.name):
+            write_bytes(folder / file, (plan.parent / file).read_bytes())
 
-    return describe(str(make_entry(entry, write, lambda: _whole_plan(entry))))
+    return write
+
+
+def _shipped_plan(weights: Path) -> Optional[Path]:
+    """Return the plan that is shipped of an adaptive network; None if there is none."""
+    for path in plans_in(shipped_graphs()):
+        if path.name.split(".")[0] == weights.name.split(".")[0]:
+            if load_plan(path).parent_sha256 == sha256_of(weights):
+                return path
+    return None
 
 
 def _on_cpu(run: RunOptions) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ pytest.importorskip("cv2")
 pytest.importorskip("torch")
 
 import cv2  # noqa: E402
+
+from sr_deploy.core.shipped import shipped_graphs  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -146,8 +149,11 @@ def test_decisions_of_a_folder_are_refused(run_cli, picture, tmp_path):
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
-    export = pytest.importorskip("sr_deploy.export.plans", reason="needs torch and onnx")
-    return export.plans_from_model("cdnsr-fsrcnn_x4", tmp_path_factory.mktemp("plans"))[0]
+    """The default of cdnsr, as `export --adaptive` writes it."""
+    folder = tmp_path_factory.mktemp("plans")
+    for path in shipped_graphs().glob("cdnsr-fsrcnn-gains_x4.*"):
+        shutil.copy(path, folder)
+    return folder / "cdnsr-fsrcnn-gains_x4.branches.json"
 
 
 def test_export_says_what_goes_with_it(run_cli, tmp_path):
@@ -165,7 +171,7 @@ def test_export_says_what_goes_with_it(run_cli, tmp_path):
 
 def test_an_exported_router_upscales_as_its_checkpoints_do(run_cli, plan, picture, tmp_path):
     for name, given in (
-        ("a.png", ("-m", "cdnsr-fsrcnn_x4")),
+        ("a.png", ("--runtime", "torch")),
         ("b.png", ("-m", plan)),
         ("c.png", ("-m", plan.parent)),
     ):
@@ -181,7 +187,7 @@ def test_bench_says_what_was_executed(run_cli, plan, tmp_path):
     assert "executed, timed / set" in result.stdout
     row = json.loads((tmp_path / "rows.jsonl").read_text())
     assert (row["model"], row["backend"], row["artifact"]) == (
-        "cdnsr-fsrcnn_x4",
+        "cdnsr-fsrcnn-gains_x4",
         "onnxruntime",
         plan.name,
     )

@@ -349,12 +349,12 @@ class ElasticSession(AdaptiveSession):
         )
 
 
-def record_rates(path: Path) -> None:
+def record_rates(path: Path, run: RunOptions = DEFAULT_RUN) -> None:
     """Time the parts of the plan at `path` here, and write the times into it.
 
-    By them, later runs choose between tiles and the whole image.
+    By them, later runs of that backend choose between tiles and the whole image.
     """
-    plan, session = read_elastic_plan(path), ElasticSession.from_plan(path)
+    plan, session = read_elastic_plan(path), ElasticSession.from_plan(path, run=run)
     with session:
         passes = [session._timed_rates() for _ in range(TIMED_PASSES)]
         rates = {**plan.rates, session.backend: least_rates(passes)}
