@@ -166,18 +166,17 @@ class ElasticSession(AdaptiveSession):
         """Return the tiles by the budget of work, or by the price of a multiply-accumulate.
 
         Without a budget, a multiply-accumulate that takes longer costs more, where the plan has
-        the rates of this backend.
+        the rates of this backend. Tiles never cost more than the largest depth on the whole image.
         """
         tree = self.plan.quadtree(hw)
         if self.budget.max_share is not None and self._budget:
             macs = self.budget.max_share * self._plain_macs(hw) - self.plan.gains_macs_of(hw)
             return tree.within(gains, macs)
-        if self.plan.price == 0:  # nothing else would keep the work below the plain network's
-            return tree.within(gains, float(tree.whole_costs[-1]))
         rates = self.plan.rates.get(self.backend)
         if rates is not None:
             tree = self.plan.quadtree(hw, rates.as_macs)
-        return tree.choose(gains, self.plan.price)
+        choice, most = tree.choose(gains, self.plan.price), float(tree.whole_costs[-1])
+        return choice if choice.cost <= most else tree.within(gains, most)
 
     def _run_in_time(
         self, x_nchw: np.ndarray, gains: np.ndarray, end: float, ms: Dict[str, float]

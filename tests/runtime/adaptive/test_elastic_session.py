@@ -62,7 +62,7 @@ def test_each_tile_is_what_its_depth_gives_on_the_whole_image(gains, session, mo
     wanted.flat[:3] = 0, 1, 2
     gain = -abs(np.arange(3)[:, None, None] - wanted)
     decide(monkeypatch, session, gain[1:] - gain[:1])
-    monkeypatch.setattr(session, "plan", replace(session.plan, price=1e-15))
+    session.budget = Budget(100.0)  # margins of small tiles cost more than the largest depth
     x = image(h, w)
     output = session.run_adaptive(x)
     shown = wanted.repeat(32, axis=0).repeat(32, axis=1)[:h, :w] / 2
@@ -97,6 +97,16 @@ def test_where_one_depth_is_best_it_runs_on_the_whole_image(
     assert output.work.plain_macs == plan.plain_macs_px * px
     cost = list(plan.tails.values())[-1 if deepest else 0]
     assert output.work.macs == plan.gains_macs_of(hw) + cost.whole_px * px
+
+
+@pytest.mark.parametrize("price", [0.0, 1e-15])
+def test_tiles_never_cost_more_than_the_largest_depth(session, monkeypatch, price):
+    h, w = 160, 330
+    decide(monkeypatch, session, np.random.default_rng(0).normal(size=(2, 5, 11)))
+    monkeypatch.setattr(session, "plan", replace(session.plan, price=price))
+    session.run(image(h, w))
+    work, plan = session.executed_work(), session.plan
+    assert 0.9 * work.plain_macs < work.macs <= work.plain_macs + plan.gains_macs_of((h, w))
 
 
 @pytest.mark.parametrize("share", [0.45, 0.8])
