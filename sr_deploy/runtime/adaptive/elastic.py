@@ -83,9 +83,8 @@ class ElasticSession(AdaptiveSession):
         self.levels = tuple(plan.tails)
         self._parts = opened.parts
         self._workers = TileWorkers(opened.info.workers, self.arrays)
+        # Timed for the first image, not now: probes of the memory must find that free.
         self._rates: Optional[TileRates] = None
-        if budget.max_ms is not None:
-            self._rates = self._timed_rates()
 
     @classmethod
     def from_plan(
@@ -124,10 +123,10 @@ class ElasticSession(AdaptiveSession):
 
         Raises InputError where the image cannot keep the budget.
         """
-        began = self._clock()
         ms: Dict[str, float] = {}
         hw = (x_nchw.shape[2], x_nchw.shape[3])
         self._check_budget(hw)
+        began = self._clock()
         gains = self._gains(x_nchw)
         if self.budget.max_ms is not None and self._budget:
             end = began + self.budget.max_ms * self._share_of_time(hw) / 1000
