@@ -4,13 +4,17 @@ A block is computed where a tile has a pixel that goes so deep: on windows aroun
 enough that what a window lacks beyond its edges does not reach its tile. At the image's borders a
 window ends, and is padded with zeros as the image is. So all that a block needs is itself, on any
 size; the whole image is one window without margins.
+
+AdaRCAN has a map for each of its residual groups, and blocks with channel attention, which averages
+a block over the whole image. So each of its blocks is computed by itself: on its windows, then
+weighted by its average over them (it is zero elsewhere), then added.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -33,13 +37,30 @@ _GROUPS = 8
 """The most groups of blocks: more cost more inputs and outputs, fewer wider margins."""
 
 
+class BlockGroup(NamedTuple):
+    """Blocks that are computed on the same windows."""
+
+    role: str
+    """Of its part."""
+    map: int
+    """The depth map that it follows, counted from 0."""
+    before: int
+    """The blocks of that map before it."""
+    last: int
+    """Its last block, counted from 1."""
+
+
 @dataclass(frozen=True)
 class DepthPlan(AdaptivePlan):
     """An exported AdaDSR: parts and costs. Stored as NAME.adadsr.json beside its parts.
 
-    `map` gives the depth map of an image, `whole` its result in one pass. Or `head` gives features,
-    a part for each group of blocks changes them, on windows or everywhere, and `end` gives the
-    result.
+    `map` gives the depth maps of an image, `whole` its result in one pass. Or `head` gives
+    features, a part for each group of blocks changes them, on windows or everywhere, and `end`
+    gives the result.
+
+    With channel attention, a block's part gives its masked output and the means of that. `factors`
+    gives the channels' factors of all blocks for such means, and `add` adds the product where
+    arrays have no arithmetic. `g1.last` ends the first residual group.
     """
 
     model: str
@@ -47,7 +68,7 @@ class DepthPlan(AdaptivePlan):
     blocks: int
     parent_sha256: str
     macs_px: int
-    """Multiply-accumulates of the dense backbone per LR pixel."""
+    """Multiply-accumulates of the dense backbone per LR pixel, without `attention_macs`."""
     conv_macs_px: int
     """Multiply-accumulates of one convolution of a block per LR pixel."""
     map_macs_px: int
@@ -56,6 +77,13 @@ class DepthPlan(AdaptivePlan):
     """The last block of each group, ascending; the last one is `blocks`."""
     fixed: bool = False
     """Whether it was trained for one depth (FAdaEDSR in the paper), which cannot be changed."""
+    maps: int = 1
+    """Depth maps; of an AdaRCAN one for each residual group, which has `blocks` blocks."""
+    mean_macs_px: int = 0
+    """Multiply-accumulates per LR pixel of the means that a block's channel attention takes; 0:
+    blocks have none."""
+    attention_macs: int = 0
+    """Multiply-accumulates of a block's channel attention per image, without the means."""
     parts: Dict[str, PlanPart] = field(default_factory=dict)
     target: str = ""
     precision: str = "fp32"
@@ -66,12 +94,34 @@ class DepthPlan(AdaptivePlan):
     def kind(self) -> str:
         return "adadsr"
 
-    def roles(self) -> List[str]:
-        return ["map", "whole", "head", "end", *(f"b{last}" for last in self.depths)]
+    @property
+    def attends(self) -> bool:
+        """Whether its blocks have channel attention."""
+        return self.mean_macs_px > 0
 
-    def groups(self) -> List[Tuple[int, int]]:
-        """Return (blocks before it, its last block) for each group."""
-        return list(zip((0, *self.depths), self.depths))
+    @property
+    def block_macs_px(self) -> int:
+        """Multiply-accumulates of a block per LR pixel."""
+        return 2 * self.conv_macs_px + self.mean_macs_px
+
+    def roles(self) -> List[str]:
+        groups, common = self.groups(), ["map", "whole", "head", "end"]
+        if not self.attends:
+            return [*common, *(group.role for group in groups)]
+        roles = [*common, "factors", "add"]
+        for number in range(self.maps):
+            roles += [group.role for group in groups if group.map == number]
+            roles.append(end_role(number))
+        return roles
+
+    def groups(self) -> List[BlockGroup]:
+        """Return the groups of blocks in order; with channel attention, each block is one."""
+        spans = list(zip((0, *self.depths), self.depths))
+        return [
+            BlockGroup(f"g{number + 1}.b{last}" if self.attends else f"b{last}", number, *span)
+            for number in range(self.maps)
+            for span, last in zip(spans, self.depths)
+        ]
 
     def problems(self) -> Iterator[str]:
         consistent = (
@@ -79,7 +129,9 @@ class DepthPlan(AdaptivePlan):
             and 0 < self.depths[0] <= self.blocks <= 1024
             and list(self.depths) == sorted(set(self.depths))
             and min(self.macs_px, self.conv_macs_px) > 0
-            and self.map_macs_px >= 0
+            and min(self.map_macs_px, self.mean_macs_px, self.attention_macs) >= 0
+            and 1 <= self.maps <= (256 if self.attends else 1)
+            and (len(self.depths) == self.blocks or not self.attends)
         )
         if not consistent:
             yield "depths and costs are inconsistent"
@@ -94,6 +146,11 @@ class DepthPlan(AdaptivePlan):
         depth = self.blocks / 2 if depth is None else depth
         check_desired_depth(depth, self.blocks)
         return depth
+
+
+def end_role(number: int) -> str:
+    """Return the role of what ends a residual group, counted from 0."""
+    return f"g{number + 1}.last"
 
 
 def parse_depth(variant: str, blocks: int) -> float:
@@ -151,33 +208,50 @@ class DepthChoice:
     """What is computed for a depth map."""
 
     groups: Tuple[Tuple[Window, ...], ...]
-    """Of each group of blocks: none if no pixel goes so deep, one of the image's size for all."""
+    """Of each group of the plan: none if no pixel goes so deep, one of the image's size for all."""
     blocks_px: int
     """Pixels times blocks computed."""
     whole: bool
     """Whether the whole network is run at once instead."""
 
 
-def choose_windows(plan: DepthPlan, depth_map: np.ndarray) -> DepthChoice:
-    """Return what is computed for an (H, W) map of depths."""
-    hw = (depth_map.shape[0], depth_map.shape[1])
-    deepest = _deepest_of_cells(depth_map)
-    groups = tuple(
-        _windows(hw, deepest > before, 2 * (last - before)) for before, last in plan.groups()
-    )
+def choose_windows(plan: DepthPlan, depth_maps: np.ndarray) -> DepthChoice:
+    """Return what is computed for the maps of depths, (maps, H, W)."""
+    hw = (depth_maps.shape[1], depth_maps.shape[2])
+    deepest = [_deepest_of_cells(depth_map) for depth_map in depth_maps]
+    found: Dict[Tuple[bytes, int], Tuple[Window, ...]] = {}  # neighbouring blocks often share them
+    groups = []
+    for _, number, before, last in plan.groups():
+        needed, margin = deepest[number] > before, 2 * (last - before)
+        key = (needed.tobytes(), margin)
+        if key not in found:
+            found[key] = _windows(hw, needed, margin)
+        groups.append(found[key])
     done = sum(
-        (last - before) * sum(w.hw[0] * w.hw[1] for w in windows)
-        for (before, last), windows in zip(plan.groups(), groups)
+        (group.last - group.before) * sum(w.hw[0] * w.hw[1] for w in windows)
+        for group, windows in zip(plan.groups(), groups)
     )
-    everything = plan.blocks * depth_map.size
+    everything = plan.blocks * depth_maps.size
     whole = done > WHOLE_ABOVE * everything
-    return DepthChoice(groups, everything if whole else done, whole)
+    return DepthChoice(tuple(groups), everything if whole else done, whole)
 
 
 def executed_macs(plan: DepthPlan, choice: DepthChoice, px: int) -> int:
     """Return the multiply-accumulates executed for an image of `px` LR pixels."""
-    outside_blocks = plan.macs_px + plan.map_macs_px - 2 * plan.blocks * plan.conv_macs_px
-    return outside_blocks * px + 2 * plan.conv_macs_px * choice.blocks_px
+    blocks = plan.maps * plan.blocks
+    outside_blocks = plan.macs_px + plan.map_macs_px - blocks * plan.block_macs_px
+    # The part `factors` computes those of all blocks for each block that runs by itself.
+    attentions = blocks if choice.whole else blocks * sum(map(bool, choice.groups))
+    return (
+        outside_blocks * px
+        + plan.block_macs_px * choice.blocks_px
+        + plan.attention_macs * attentions
+    )
+
+
+def plain_macs(plan: DepthPlan, px: int) -> int:
+    """Return the multiply-accumulates of the dense backbone for an image of `px` LR pixels."""
+    return plan.macs_px * px + plan.attention_macs * plan.maps * plan.blocks
 
 
 def takes_block(depth_map: np.ndarray, block: int) -> np.ndarray:

@@ -1,5 +1,5 @@
 """Adaptive networks as graphs with a plan: a gains head with its depths, a router with its
-branches, or an AdaEDSR in parts."""
+branches, or an AdaEDSR or AdaRCAN in parts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Tuple, Union
 import numpy as np
 import torch
 
-from sr_deploy.core.depth_plan import DepthPlan
+from sr_deploy.core.depth_plan import DepthPlan, end_role
 from sr_deploy.core.gains import GAINS
 from sr_deploy.core.images import nchw_from_rgb
 from sr_deploy.core.routers import ROUTERS
@@ -24,12 +24,11 @@ from sr_deploy.export.parts import (
     checked_part,
     write_plan,
 )
-from sr_deploy.nets.adaedsr import AdaEDSR
 from sr_deploy.nets.checkpoint import Checkpoint
 from sr_deploy.nets.fuse import fuse_network
 from sr_deploy.nets.routed_tiles import branches_modules
 from sr_deploy.nets.router import Router, load_router
-from sr_deploy.nets.sparse import depth_plan, load_adaedsr, split_network
+from sr_deploy.nets.sparse import AdaDSRNet, depth_plan, load_adadsr, split_network
 
 CHECK_PATCHES = 3
 CHECK_HW = (37, 50)
@@ -42,7 +41,8 @@ def plans_from_model(
     form: PlanForm = FP32,
     progress: Callable[[str], None] = lambda line: None,
 ) -> List[Path]:
-    """Export a gains head, a router or an AdaEDSR checkpoint; return the paths of its plans.
+    """Export a gains head, a router or a checkpoint that can skip blocks; return the paths of its
+    plans.
 
     form: the target and the precision that the graphs are for. Raises an SrDeployError.
     """
@@ -97,14 +97,17 @@ def plan_from_checkpoint(
     form: PlanForm = FP32,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Export an AdaEDSR checkpoint to `output` in parts; return the path of their plan.
+    """Export an AdaEDSR or AdaRCAN checkpoint to `output` in parts; return the path of their plan.
 
-    The map takes lr (1, 3, H, W) and depth (1,) and gives depth_map (1, 1, H, W); with lr, `whole`
-    gives sr of it. The head gives features of lr, the end sr of y and features. Each group of
-    blocks takes windows, y (N, C, H, W) and depth_map (N, 1, H, W), and gives y_next.
-    Raises InputError for a bad model, ExportError when a graph differs from torch.
+    The map takes lr (1, 3, H, W) and depth (1,) and gives depth_map (1, maps, H, W); with lr,
+    `whole` gives sr of it. The head gives features of lr, the end sr of y and features. Each group
+    of blocks takes windows, y (N, C, H, W) and depth_map (N, 1, H, W), and gives y_next, or with
+    channel attention masked and its mean (N, C, 1, 1). There, `factors` gives (1, blocks, C) of a
+    mean, `add` y_next of y, masked and factors (1, C, 1, 1), and the end of each residual group
+    y_next of y and its start. Raises InputError for a bad model, ExportError when a graph differs
+    from torch.
     """
-    checkpoint, net = load_adaedsr(model)
+    checkpoint, net = load_adadsr(model)
     plan = depth_plan(checkpoint, net)
     specs = _depth_parts(net, plan)
     parts = {}
@@ -115,33 +118,65 @@ def plan_from_checkpoint(
     return write_plan(plan, parts, Path(output), form, progress)
 
 
-def _depth_parts(net: AdaEDSR, plan: DepthPlan) -> Dict[str, PartSpec]:
+_Ends = Tuple[Tuple[torch.Tensor, ...], Dict[str, Any], Dict[str, Any]]
+"""An example of a part's inputs, and the shapes of its inputs and outputs by name."""
+
+
+def _depth_parts(net: AdaDSRNet, plan: DepthPlan) -> Dict[str, PartSpec]:
     """Return what to export, by the plan's roles."""
-    modules = split_network(net, plan.depths)
+    modules = split_network(net, plan)
     x = torch.from_numpy(nchw_from_rgb(sample_lr(CHECK_HW, count=1)[0]))
-    depth = torch.tensor([len(net.blocks) / 2])
+    depth = torch.tensor([plan.blocks / 2])
     with torch.no_grad():
         features, depth_map = modules["head"](x), modules["map"](x, depth)
     # So that masks of all kinds are compared.
     spread = torch.linspace(0, plan.blocks, depth_map.shape[3]).expand_as(depth_map).contiguous()
     channels, scale = features.shape[1], plan.scale
-    image, wide, map_ = ((1, n, "H", "W") for n in (3, channels, 1))
-    sides = {"H": SIDE_SIZES, "W": SIDE_SIZES}
+    image, wide, maps = ((1, n, "H", "W") for n in (3, channels, plan.maps))
     sr = {"sr": (1, 3, f"{scale}*H", f"{scale}*W")}
-    given: Dict[str, Any] = {"sizes": sides, "decisions": ("depth", "depth_map")}
-    specs: Dict[str, Tuple[Any, Any, Any]] = {
-        "map": ((x, depth), {"lr": image, "depth": (1,)}, {"depth_map": map_}),
-        "whole": ((x, spread), {"lr": image, "depth_map": map_}, sr),
+    specs: Dict[str, _Ends] = {
+        "map": ((x, depth), {"lr": image, "depth": (1,)}, {"depth_map": maps}),
+        "whole": ((x, spread), {"lr": image, "depth_map": maps}, sr),
         "head": ((x,), {"lr": image}, {"features": wide}),
         "end": ((features.flip(2), features), {"y": wide, "features": wide}, sr),
     }
-    parts = {
-        role: PartSpec(modules[role], example, inputs, outputs, **given)
-        for role, (example, inputs, outputs) in specs.items()
+    batch, one_map = (("N", n, "H", "W") for n in (channels, 1))
+    pair = torch.cat([features, features.flip(3)])
+    depths = torch.cat([spread, spread.flip(3)])[:, :1].contiguous()
+    done: Dict[str, Any] = {"y_next": batch}
+    if plan.attends:
+        done = {"masked": batch, "mean": ("N", channels, 1, 1)}
+        specs.update(_attention_ends(plan, features))
+    for group in plan.groups():
+        specs[group.role] = ((pair, depths), {"y": batch, "depth_map": one_map}, done)
+    decisions, sizes = ("depth", "depth_map", "mean", "factors"), {"N": BATCH_SIZES}
+    sizes.update({"H": SIDE_SIZES, "W": SIDE_SIZES})
+    return {
+        role: PartSpec(modules[role], *ends, _named_sizes(ends[1], sizes), decisions=decisions)
+        for role, ends in specs.items()
     }
-    windows = {"y": ("N", channels, "H", "W"), "depth_map": ("N", 1, "H", "W")}
-    pair = torch.cat([features, features.flip(3)]), torch.cat([spread, spread.flip(3)])
-    given["sizes"] = {"N": BATCH_SIZES, **sides}
-    for role in plan.roles()[len(specs) :]:
-        parts[role] = PartSpec(modules[role], pair, windows, {"y_next": windows["y"]}, **given)
-    return parts
+
+
+def _attention_ends(plan: DepthPlan, features: torch.Tensor) -> Dict[str, _Ends]:
+    """Return the ends of the parts that only networks with channel attention have."""
+    channels = features.shape[1]
+    batch, wide = ("N", channels, "H", "W"), (1, channels, "H", "W")
+    mean = features.mean((2, 3), keepdim=True)  # (1, C, 1, 1)
+    one = {"mean": (1, channels, 1, 1)}
+    factors = {"factors": (1, plan.maps * plan.blocks, channels)}
+    pair = torch.cat([features, features.flip(3)])
+    added = {"y": batch, "masked": batch, "factors": (1, channels, 1, 1)}
+    ends: Dict[str, _Ends] = {
+        "factors": ((mean,), one, factors),
+        "add": ((pair, pair.flip(2), mean.sigmoid()), added, {"y_next": batch}),
+    }
+    for number in range(plan.maps):
+        given = (features.flip(2), features)
+        ends[end_role(number)] = (given, {"y": wide, "start": wide}, {"y_next": wide})
+    return ends
+
+
+def _named_sizes(shapes: Dict[str, Any], sizes: Dict[str, Any]) -> Dict[str, Any]:
+    """Return the sizes of the dimensions that shapes name."""
+    named = {n for shape in shapes.values() for n in shape}
+    return {name: of for name, of in sizes.items() if name in named}

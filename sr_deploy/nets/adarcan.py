@@ -40,7 +40,7 @@ class AdaRCAN(RCAN):
         scaled: str = "weight",
     ) -> None:
         super().__init__(scale=scale, width=width, groups=groups, blocks=blocks)
-        self.depth = depth
+        self.scale, self.depth = scale, depth
         self.adapter = Adapter(width, blocks=blocks, maps=groups, scaled=scaled)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,6 +62,14 @@ class AdaRCAN(RCAN):
                 y = y + masked * block.attention(masked)
             deep = deep + group.last(y)
         return self.image(deep, features), depth_maps
+
+    def backbone(self) -> RCAN:
+        """Return the dense network, every block at every pixel, with shared weights."""
+        width, blocks = self.head.out_channels, self.adapter.blocks
+        net = RCAN(scale=self.scale, width=width, groups=len(self.groups), blocks=blocks)
+        weights = {k: v for k, v in self.state_dict().items() if not k.startswith("adapter.")}
+        net.load_state_dict(weights, assign=True)
+        return net.eval()
 
 
 def _network(*, scale: int, variant: Variant, scaled: str, **sizes: int) -> AdaRCAN:

@@ -7,13 +7,19 @@ what its parts give may be used until the part runs again, and goes to the host 
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
 import numpy as np
 
 Corner = Tuple[int, int]
 """The top and left of a tile in its map's pixels; negative for a tile that begins outside."""
+Box = Tuple[int, int, int, int]
+"""Top, left, height and width in a map's pixels."""
 Shape = Tuple[int, ...]
+Windows = Tuple[Sequence[Corner], Optional[Sequence[Box]]]
+"""The corners of tiles, and the boxes of a map that they are for."""
+Add = Callable[..., Sequence[Any]]
+"""The part of a plan that returns [y + masked * factors]."""
 _ALL = slice(None)
 
 
@@ -86,13 +92,32 @@ class HostArrays:
             batch[i][inside] = 1
         return batch
 
-    def scatter(self, batch: Any, target: Any, corners: Sequence[Corner]) -> None:
+    def scatter(
+        self,
+        batch: Any,
+        target: Any,
+        corners: Sequence[Corner],
+        boxes: Optional[Sequence[Box]] = None,
+    ) -> None:
         """Write tiles, (N, C, h, w), into a map, (1, C, H, W), without what lies outside it.
 
-        corners: in the map's pixels. Tiles that overlap overwrite those before them.
+        corners: in the map's pixels. boxes: of each tile, all that is written of it. Tiles that
+        overlap overwrite those before them.
         """
-        for i, (inside, there) in enumerate(overlaps(corners, batch.shape[2:], target.shape)):
+        places = overlaps(corners, batch.shape[2:], target.shape, boxes)
+        for i, (inside, there) in enumerate(places):
             target[0][there] = batch[i][inside]
+
+    def add(self, batch: Any, target: Any, windows: Windows, factors: np.ndarray, part: Add) -> None:
+        """Add tiles, (N, C, h, w), times the factors of their channels to a map, (1, C, H, W).
+
+        factors: (1, C, 1, 1) float32. part: computes it where arrays have no arithmetic.
+        """
+        places = overlaps(windows[0], batch.shape[2:], target.shape, windows[1])
+        for i, (inside, there) in enumerate(places):
+            # A channel at a time: its product is still in the cache when it is added.
+            for channel, factor in enumerate(factors.ravel().tolist()):
+                target[0, channel][there[1:]] += batch[i, channel][inside[1:]] * factor
 
     def release(self) -> None:
         """Free the memory that is kept between runs."""
@@ -167,25 +192,44 @@ class TorchArrays(HostArrays):
         with torch.inference_mode(), self._device.computing():
             return super().inside(self._device.to_device(source), corners, hw, name)
 
-    def scatter(self, batch: Any, target: Any, corners: Sequence[Corner]) -> None:
+    def scatter(
+        self,
+        batch: Any,
+        target: Any,
+        corners: Sequence[Corner],
+        boxes: Optional[Sequence[Box]] = None,
+    ) -> None:
         import torch
 
         with torch.inference_mode(), self._device.computing():
-            super().scatter(batch, target, corners)
+            super().scatter(batch, target, corners, boxes)
+
+    def add(self, batch: Any, target: Any, windows: Windows, factors: np.ndarray, part: Add) -> None:
+        import torch
+
+        weights = self._device.to_device(factors)[0].to(batch.dtype)  # (C, 1, 1)
+        with torch.inference_mode(), self._device.computing():
+            places = overlaps(windows[0], batch.shape[2:], target.shape, windows[1])
+            for i, (inside, there) in enumerate(places):
+                target[0][there].addcmul_(batch[i][inside], weights)
 
 
 def overlaps(
-    corners: Sequence[Corner], hw: Sequence[int], shape: Sequence[int]
+    corners: Sequence[Corner],
+    hw: Sequence[int],
+    shape: Sequence[int],
+    boxes: Optional[Sequence[Box]] = None,
 ) -> Iterator[Tuple[Tuple[slice, ...], Tuple[slice, ...]]]:
     """Yield for each tile of `hw` what lies in a map, (1, C, H, W): in the tile, and in the map.
 
-    Each is an index of a (C, h, w) array.
+    Each is an index of a (C, h, w) array. boxes: of each tile, all that is wanted of it.
     """
-    for corner in corners:
+    whole_map = (0, 0, shape[2], shape[3])
+    for corner, box in zip(corners, boxes or [whole_map] * len(corners)):
         inside, there = [_ALL], [_ALL]
-        for first, size, whole in zip(corner, hw, shape[2:]):
-            start = min(max(first, 0), whole)
-            stop = max(min(first + size, whole), start)
+        for first, size, low, extent in zip(corner, hw, box[:2], box[2:]):
+            start = min(max(first, low), low + extent)
+            stop = max(min(first + size, low + extent), start)
             there.append(slice(start, stop))
             inside.append(slice(start - first, stop - first))
         yield tuple(inside), tuple(there)

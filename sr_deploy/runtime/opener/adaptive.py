@@ -147,9 +147,9 @@ def _describe_adadsr(text: str, depth: Optional[float]) -> NetworkDescription:
 
 
 def _describe_adadsr_checkpoint(text: str, depth: Optional[float]) -> NetworkDescription:
-    from sr_deploy.nets.sparse import depth_plan, load_adaedsr, split_network
+    from sr_deploy.nets.sparse import depth_plan, load_adadsr, split_network
 
-    checkpoint, network = load_adaedsr(text)
+    checkpoint, network = load_adadsr(text)
     plan = depth_plan(checkpoint, network)
     limit = f"depth {plan.desired_depth(depth):g}"
 
@@ -164,7 +164,7 @@ def _describe_adadsr_checkpoint(text: str, depth: Optional[float]) -> NetworkDes
         device = torch_device(run)
         device.reset_peak_memory()
         # The device gets a copy: fusing may return the network itself.
-        modules = split_network(copy.deepcopy(network), plan.depths)
+        modules = split_network(copy.deepcopy(network), plan)
         parts = {role: tensor_part(module, device) for role, module in modules.items()}
         return AdaDSR(plan, OpenParts(parts, device.info()), depth=depth)
 
