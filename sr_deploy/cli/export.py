@@ -109,8 +109,8 @@ Folders = Dict[Optional[str], Path]
 @click.option(
     "--adaptive",
     is_flag=True,
-    help="MODEL is a gains head, a router or an AdaEDSR: export it as an adaptive network, for "
-    "--target and --precision, with the options of INT8 except --keep.",
+    help="MODEL is a gains head, a router, AdaEDSR or AdaRCAN: export it as an adaptive network, "
+    "for --target and --precision, with the options of INT8 except --keep.",
 )
 @code_options("model")
 @click.option(

@@ -41,7 +41,7 @@ _OPTIONS = (
     click.option(
         "--adaptive",
         type=click.Choice(["cdnsr", "elastic", "adadsr"]),
-        help="Compute more where the image needs it. -m: a router, AdaEDSR or plan.  "
+        help="Compute more where the image needs it. -m: a router, AdaEDSR, AdaRCAN or plan.  "
         "[default: a shipped one]",
     ),
     click.option(

@@ -149,7 +149,9 @@ class GpuArrays(HostArrays):
                 of = batch.box(i, inside[1].start, inside[2].start)
                 self._gpu.copy_box(to, of, (planes, rows, columns * size))
 
-    def add(self, batch: Any, target: Any, windows: Windows, factors: np.ndarray, part: Add) -> None:
+    def add(
+        self, batch: Any, target: Any, windows: Windows, factors: np.ndarray, part: Add
+    ) -> None:
         before = self.gather(target, windows[0], batch.shape[2:], "added")
         (after,) = part(y=before, masked=batch, factors=factors)
         self.scatter(after, target, *windows)

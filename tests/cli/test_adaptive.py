@@ -166,7 +166,7 @@ def test_export_says_what_goes_with_it(run_cli, tmp_path):
         and not (tmp_path / "out").exists()
     )
     result = run_cli("export", "asrn_x4", "--adaptive", "-o", tmp_path / "out")
-    assert result.exit_code == 1 and "only AdaEDSR can skip blocks" in result.stderr
+    assert result.exit_code == 1 and "only AdaEDSR and AdaRCAN can skip blocks" in result.stderr
 
 
 def test_an_exported_router_upscales_as_its_checkpoints_do(run_cli, plan, picture, tmp_path):

@@ -10,6 +10,7 @@ from sr_deploy.core.depth_plan import (
     choose_windows,
     executed_macs,
     group_depths,
+    plain_macs,
     reach_px,
     read_depth_plan,
     takes_block,
@@ -34,15 +35,23 @@ PLAN = with_parts(
 
 def test_what_no_pixel_needs_costs_nothing():
     depth_map = np.zeros((90, 100), np.float32)
-    choice = choose_windows(PLAN, depth_map)
-    assert choice.groups == ((), ()) and not choice.whole and PLAN.groups() == [(0, 1), (1, 3)]
+    choice = choose_windows(PLAN, depth_map[None])
+    assert (
+        choice.groups == ((), ())
+        and not choice.whole
+        and PLAN.groups()
+        == [
+            ("b1", 0, 0, 1),
+            ("b3", 0, 1, 3),
+        ]
+    )
     assert executed_macs(PLAN, choice, 9000) == (500 + 70) * 9000
 
 
 def test_a_deep_pixel_costs_the_window_of_its_cell_in_each_group():
     depth_map = np.zeros((90, 100), np.float32)
     depth_map[40, 50] = 1.5
-    choice = choose_windows(PLAN, depth_map)
+    choice = choose_windows(PLAN, depth_map[None])
     (first,), (second,) = choice.groups
     assert (first.tile, first.corner, first.hw) == ((32, 32, 32, 32), (30, 30), (36, 36))
     assert (second.corner, second.hw) == ((28, 28), (40, 40))
@@ -50,13 +59,13 @@ def test_a_deep_pixel_costs_the_window_of_its_cell_in_each_group():
     macs = (500 + 70) * 9000 + 2 * CONV * choice.blocks_px
     assert executed_macs(PLAN, choice, 9000) == macs
     depth_map[40, 50] = 1.0  # the second block begins above 1
-    assert choose_windows(PLAN, depth_map).groups == ((first,), ())
+    assert choose_windows(PLAN, depth_map[None]).groups == ((first,), ())
 
 
 def test_windows_at_borders_are_moved_into_the_image():
     depth_map = np.zeros((90, 100), np.float32)
     depth_map[0, 0] = depth_map[89, 99] = 0.5
-    (first, last), _ = choose_windows(PLAN, depth_map).groups
+    (first, last), _ = choose_windows(PLAN, depth_map[None]).groups
     assert (first.corner, first.hw) == ((0, 0), (36, 36))
     assert (last.tile, last.corner, last.hw) == ((64, 96, 26, 4), (60, 92), (30, 8))
 
@@ -64,15 +73,15 @@ def test_windows_at_borders_are_moved_into_the_image():
 def test_cells_side_by_side_share_larger_windows():
     depth_map = np.zeros((256, 256), np.float32)
     depth_map[:128, :128] = 0.5
-    ((window,), _) = choose_windows(PLAN, depth_map).groups
+    ((window,), _) = choose_windows(PLAN, depth_map[None]).groups
     assert (window.tile, window.hw) == ((0, 0, 128, 128), (132, 132))
 
 
 def test_each_pixel_is_in_the_tile_of_one_window_if_it_needs_a_group():
     rng = np.random.default_rng(0)
     depth_map = (3 * rng.random((200, 150)) * (rng.random((200, 150)) > 0.999)).astype(np.float32)
-    choice = choose_windows(PLAN, depth_map)
-    for (before, _), windows in zip(PLAN.groups(), choice.groups):
+    choice = choose_windows(PLAN, depth_map[None])
+    for (_, _, before, _), windows in zip(PLAN.groups(), choice.groups):
         covered = np.zeros(depth_map.shape, int)
         for window in windows:
             top, left, h, w = window.tile
@@ -81,10 +90,10 @@ def test_each_pixel_is_in_the_tile_of_one_window_if_it_needs_a_group():
 
 
 def test_where_all_is_deep_the_whole_network_runs():
-    choice = choose_windows(PLAN, np.full((64, 64), 2.5, np.float32))
+    choice = choose_windows(PLAN, np.full((1, 64, 64), 2.5, np.float32))
     assert choice.whole and choice.blocks_px == 3 * 64 * 64
     assert [windows[0].hw for windows in choice.groups] == [(64, 64)] * 2
-    shallow = choose_windows(PLAN, np.full((64, 64), 0.5, np.float32))
+    shallow = choose_windows(PLAN, np.full((1, 64, 64), 0.5, np.float32))
     assert not shallow.whole and shallow.blocks_px == 64 * 64
 
 
@@ -146,7 +155,54 @@ def test_a_plan_of_other_parts_is_refused(change, match, tmp_path):
 
 def test_costs_are_those_of_its_own_plan():
     larger = dataclasses.replace(PLAN, conv_macs_px=2 * CONV, macs_px=12 * CONV + 500)
-    choice = choose_windows(PLAN, np.full((64, 64), 0.5, np.float32))
+    choice = choose_windows(PLAN, np.full((1, 64, 64), 0.5, np.float32))
     assert executed_macs(larger, choice, 1) - executed_macs(PLAN, choice, 1) == (
         2 * CONV * choice.blocks_px
     )
+
+
+ATTENDING = with_parts(
+    dataclasses.replace(
+        PLAN,
+        depths=(1, 2, 3),
+        macs_px=2 * 3 * (2 * CONV + 8) + 500,
+        maps=2,
+        mean_macs_px=8,
+        attention_macs=11,
+    )
+)
+
+
+def test_with_channel_attention_each_block_of_each_map_is_by_itself():
+    blocks = [f"g{group}.{part}" for group in (1, 2) for part in ("b1", "b2", "b3", "last")]
+    common = ["map", "whole", "head", "end", "factors", "add"]
+    assert ATTENDING.roles() == [*common, *blocks]
+    depth_maps = np.zeros((2, 90, 100), np.float32)
+    depth_maps[1, 40, 50] = 1.5
+    choice = choose_windows(ATTENDING, depth_maps)
+    (window,) = choice.groups[3]
+    assert (window.tile, window.corner, window.hw) == ((32, 32, 32, 32), (30, 30), (36, 36))
+    assert choice.groups == ((), (), (), (window,), (window,), ())
+    # The attention of all six blocks is computed for each of two.
+    macs = (500 + 70) * 9000 + (2 * CONV + 8) * 2 * 36 * 36 + 2 * 6 * 11
+    assert executed_macs(ATTENDING, choice, 9000) == macs
+    everywhere = choose_windows(ATTENDING, np.full((2, 64, 64), 3, np.float32))
+    plain = plain_macs(ATTENDING, 4096)
+    assert everywhere.whole and plain == ATTENDING.macs_px * 4096 + 6 * 11
+    assert executed_macs(ATTENDING, everywhere, 4096) == plain + 70 * 4096
+
+
+def test_a_block_with_attention_is_run_on_windows_even_where_all_need_it():
+    depth_maps = np.zeros((2, 256, 256), np.float32)
+    depth_maps[0] = 1
+    choice = choose_windows(ATTENDING, depth_maps)
+    assert {window.hw for window in choice.groups[0]} == {(132, 132)}
+    assert choice.groups[0] and not any(choice.groups[1:])
+
+
+@pytest.mark.parametrize("change", [{"maps": 0}, {"depths": [1, 3]}, {"mean_macs_px": 0}])
+def test_a_plan_of_maps_and_attention_that_do_not_fit_is_refused(change, tmp_path):
+    path = tmp_path / "ada.adadsr.json"
+    path.write_text(json.dumps({**json.loads(to_json(ATTENDING)), **change}))
+    with pytest.raises(ArtifactError, match="is not a valid plan: depths and costs are"):
+        read_depth_plan(path)

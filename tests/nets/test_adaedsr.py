@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from sr_deploy.core.depth_plan import DepthPlan
 from sr_deploy.core.errors import CheckpointError, VariantError
 from sr_deploy.core.spec import Variant, check_desired_depth
 from sr_deploy.nets.adaedsr import ADAEDSR_ARCHITECTURE, AdaEDSR
@@ -113,7 +114,8 @@ def test_its_parts_give_the_same(groups):
     net, depth = small(), torch.tensor([1.2], dtype=torch.float64)
     x = torch.rand(1, 3, 7, 12, dtype=torch.float64)
     with torch.no_grad():
-        parts = split_network(net, groups)
+        plan = DepthPlan("ada", 2, 3, "", 1, 1, 1, depths=groups)
+        parts = split_network(net, plan)
         expected, depth_map = net.forward_at(x, depth)
         torch.testing.assert_close(parts["map"](x, depth), depth_map, rtol=0, atol=1e-12)
         whole = parts["whole"](x, depth_map)

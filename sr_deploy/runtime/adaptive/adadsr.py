@@ -50,7 +50,7 @@ class AdaDSR(AdaptiveSession):
         super().__init__(plan.model, plan.scale, opened.info)
         self.plan, self.depth = plan, plan.desired_depth(depth)
         blocks = (plan.blocks * i / 4 for i in range(5))
-        where = f" in each of {plan.maps} groups" if plan.attends else ""
+        where = f" (mean of {plan.maps} groups)" if plan.attends else ""
         self.levels = tuple(f"{n:g} blocks{where}" for n in blocks)
         self._parts = opened.parts
         # Channel attention averages over the whole image.

@@ -1,8 +1,8 @@
 """Tiles of maps, cut out and put back where the parts of an adaptive network run.
 
 A map is an array (1, C, H, W): an image, features or depths. On the CPU it is a numpy array. On a
-GPU it stays there between the parts. A session uses `self.arrays` and the `shape` of maps only:
-what its parts give may be used until the part runs again, and goes to the host by `to_host`.
+GPU it stays there between the parts. A session uses `self.arrays` and the `shape` of maps only.
+Each run of a part gives new maps, which go to the host by `to_host`.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ class HostArrays:
         for i, (inside, there) in enumerate(places):
             target[0][there] = batch[i][inside]
 
-    def add(self, batch: Any, target: Any, windows: Windows, factors: np.ndarray, part: Add) -> None:
+    def add(
+        self, batch: Any, target: Any, windows: Windows, factors: np.ndarray, part: Add
+    ) -> None:
         """Add tiles, (N, C, h, w), times the factors of their channels to a map, (1, C, H, W).
 
         factors: (1, C, 1, 1) float32. part: computes it where arrays have no arithmetic.
@@ -204,7 +206,9 @@ class TorchArrays(HostArrays):
         with torch.inference_mode(), self._device.computing():
             super().scatter(batch, target, corners, boxes)
 
-    def add(self, batch: Any, target: Any, windows: Windows, factors: np.ndarray, part: Add) -> None:
+    def add(
+        self, batch: Any, target: Any, windows: Windows, factors: np.ndarray, part: Add
+    ) -> None:
         import torch
 
         weights = self._device.to_device(factors)[0].to(batch.dtype)  # (C, 1, 1)

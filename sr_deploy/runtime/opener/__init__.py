@@ -161,7 +161,7 @@ def describe_one(
     """Return a variant of the model that `text` names, the largest for None.
 
     Of a folder that has it in several precisions, it is in the highest, or in the lowest that has
-    the PSNR against FP32 that `run` asks for. Of two plans of one AdaEDSR it is the faster. Raises
+    the PSNR against FP32 that `run` asks for. Of two plans of one AdaDSR it is the faster. Raises
     VariantError for an unknown variant.
     """
     if variant is not None and kind_of(str(text)) in ("plan", "router", "gains"):

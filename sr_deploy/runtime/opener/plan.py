@@ -1,7 +1,7 @@
 """Plans of exported adaptive networks.
 
 `NAME.elastic.json` is a gains head's, `NAME.branches.json` a router's, `NAME.routed.json` that of a
-router whose patches are blended, `NAME.adadsr.json` an AdaEDSR's.
+router whose patches are blended, `NAME.adadsr.json` an AdaEDSR's or AdaRCAN's.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def blended_share(plan: RoutedPlan, budget: Budget) -> Optional[float]:
 def describe_depth_plan(
     path: Path, plan: DepthPlan, depth: Optional[float] = None, variant: str = ""
 ) -> NetworkDescription:
-    """Describe an exported AdaEDSR at a desired depth, half of all blocks for None.
+    """Describe an exported AdaDSR at a desired depth, half of all blocks for None.
 
     Raises VariantError for a depth that the plan does not have.
     """

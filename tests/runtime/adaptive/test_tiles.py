@@ -58,6 +58,27 @@ def test_tiles_come_back_to_their_places_without_what_lies_outside(arrays):
     np.testing.assert_array_equal(arrays.to_host(target), arrays.to_host(source))
 
 
+def test_of_windows_only_their_boxes_are_written_or_added(arrays):
+    corners, boxes = [(0, 0), (2, 3)], [(0, 1, 3, 2), (3, 4, 3, 5)]
+    tiles, before = np.concatenate([a_map(h=5, w=6, seed=n) for n in (1, 2)]), a_map()
+    factors = np.array([2, -1, 0.5], np.float32).reshape(1, 3, 1, 1)
+    written, added = before.copy(), before.copy()
+    for tile, (top, left), (y, x, h, w) in zip(tiles, corners, boxes):
+        cut = tile[:, y - top : y - top + h, x - left : x - left + w]
+        written[0, :, y : y + h, x : x + w] = cut
+        added[0, :, y : y + h, x : x + w] += cut * factors[0]
+    target, batch = arrays.to_device(before.copy()), arrays.to_device(tiles)
+    arrays.scatter(batch, target, corners, boxes)
+    np.testing.assert_array_equal(arrays.to_host(target), written)
+
+    def part(y, masked, factors):  # of arrays without arithmetic
+        return [arrays.to_device(arrays.to_host(y) + arrays.to_host(masked) * factors)]
+
+    target = arrays.to_device(before.copy())
+    arrays.add(batch, target, (corners, boxes), factors, part)
+    np.testing.assert_allclose(arrays.to_host(target), added, rtol=0, atol=1e-6)
+
+
 def test_the_memory_of_a_batch_is_kept_for_the_next_of_its_name(arrays):
     source = arrays.to_device(a_map())
 

@@ -127,7 +127,8 @@ def test_what_cannot_be_is_refused(
 def test_a_checkpoint_without_a_depth_map_is_no_adadsr():
     pytest.importorskip("torch", reason="torch reads checkpoints")
     with pytest.raises(
-        InputError, match="'asrn_x4' is of the architecture asrn: only AdaEDSR can skip blocks"
+        InputError,
+        match="'asrn_x4' is of the architecture asrn: only AdaEDSR and AdaRCAN can skip blocks",
     ):
         open_adaptive("adadsr", "asrn_x4")
 
