@@ -156,33 +156,37 @@ def depth_plan_path(checkpoint, made_once):
 
 
 @pytest.fixture(scope="session")
-def attended_checkpoint():
-    """Return a small AdaRCAN, whose groups have maps of different depths."""
+def small_adarcan():
+    """Return a function that makes an AdaRCAN of two blocks a group, whose maps differ."""
     torch = pytest.importorskip("torch", reason="torch is not installed; it makes the networks")
     from sr_deploy.core.spec import Variant
     from sr_deploy.nets import ARCHITECTURES
     from sr_deploy.nets.checkpoint import Checkpoint
 
-    torch.manual_seed(0)
-    architecture, config = ARCHITECTURES["adarcan"], {"width": 16, "groups": 2, "blocks": 2}
-    net = architecture.build(2, Variant("d", 2), config)
-    with torch.no_grad():
-        net.adapter.rest[-1].weight.mul_(2).abs_()
-        net.adapter.rest[-1].bias.copy_(torch.tensor([-1.0, -0.6]))
-        for name, weight in net.named_parameters():
-            if ".conv2.weight" in name or ".attention.3.weight" in name:
-                weight.mul_(10)  # so that the blocks, and their attention, show in the image
-    spec = architecture.spec(2, Variant("d", 2), elastic=True, config=config)
-    return Checkpoint("adar_x2", spec, net.state_dict())
+    def make(groups):
+        torch.manual_seed(0)
+        architecture = ARCHITECTURES["adarcan"]
+        config = {"width": 16, "groups": groups, "blocks": 2}
+        net = architecture.build(2, Variant("d", 2), config)
+        with torch.no_grad():
+            net.adapter.rest[-1].weight.mul_(2).abs_()
+            net.adapter.rest[-1].bias.copy_(torch.tensor([-1.0, -0.6])[:groups])
+            for name, weight in net.named_parameters():
+                if ".conv2.weight" in name or ".attention.3.weight" in name:
+                    weight.mul_(10)  # so that the blocks, and their attention, show in the image
+        spec = architecture.spec(2, Variant("d", 2), elastic=True, config=config)
+        return Checkpoint("adar_x2", spec, net.state_dict())
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def attended_plan_path(attended_checkpoint, made_once):
-    """Return the path of its plan."""
+def adarcan_plan_path(small_adarcan, made_once):
+    """Return the path of the plan of one with a single group."""
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed; it runs the graphs")
     from sr_deploy.export.plans import plan_from_checkpoint
 
-    made = made_once("attended", lambda folder: plan_from_checkpoint(attended_checkpoint, folder))
+    made = made_once("adarcan", lambda folder: plan_from_checkpoint(small_adarcan(1), folder))
     return made / "adar_x2.adadsr.json"
 
 

@@ -43,3 +43,9 @@ def test_parts_of_an_adaedsr_are_built_for_any_size(depth_plan_path):
     assert built(folder / "ada.head.onnx", {"lr": (3,)}, free_hw=True)
     assert built(folder / "ada.whole.onnx", {"lr": (3,), "depth_map": (1,)}, free_hw=True)
     assert built(folder / "ada.end.onnx", {"y": (8,), "features": (8,)}, free_hw=True)
+
+
+def test_parts_of_an_adarcan_are_built_for_any_size(adarcan_plan_path):
+    folder = adarcan_plan_path.parent
+    assert built(folder / "adar_x2.g1.b2.onnx", {"y": (16,), "depth_map": (1,)}, free_hw=True)
+    assert built(folder / "adar_x2.g1.last.onnx", {"y": (16,), "start": (16,)}, free_hw=True)
