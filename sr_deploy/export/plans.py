@@ -29,9 +29,12 @@ from sr_deploy.nets.fuse import fuse_network
 from sr_deploy.nets.routed_tiles import branches_modules
 from sr_deploy.nets.router import Router, load_router
 from sr_deploy.nets.sparse import AdaDSRNet, depth_plan, load_adadsr, split_network
+from sr_deploy.runtime.adaptive.adadsr import BATCH
 
 CHECK_PATCHES = 3
 CHECK_HW = (37, 50)
+WORKSPACE_BYTES = 2**30
+"""The least `workspace_mib` of the targets that run plans."""
 
 
 def plans_from_model(
@@ -149,8 +152,11 @@ def _depth_parts(net: AdaDSRNet, plan: DepthPlan) -> Dict[str, PartSpec]:
         specs.update(_attention_ends(plan, features))
     for group in plan.groups():
         specs[group.role] = ((pair, depths), {"y": batch, "depth_map": one_map}, done)
-    decisions, sizes = ("depth", "depth_map", "mean", "factors"), {"N": BATCH_SIZES}
-    sizes.update({"H": SIDE_SIZES, "W": SIDE_SIZES})
+    decisions = ("depth", "depth_map", "mean", "factors")
+    sides, counts = SIDE_SIZES, BATCH_SIZES
+    if plan.attends:
+        sides, counts = _attending_sides(plan, channels), (1, BATCH, BATCH)
+    sizes = {"N": counts, "H": sides, "W": sides}
     return {
         role: PartSpec(modules[role], *ends, _named_sizes(ends[1], sizes), decisions=decisions)
         for role, ends in specs.items()
@@ -174,6 +180,18 @@ def _attention_ends(plan: DepthPlan, features: torch.Tensor) -> Dict[str, _Ends]
         given = (features.flip(2), features)
         ends[end_role(number)] = (given, {"y": wide, "start": wide}, {"y_next": wide})
     return ends
+
+
+def _attending_sides(plan: DepthPlan, channels: int) -> Tuple[int, int, int]:
+    """Return the sides of the parts of an AdaRCAN, whose upsampler stays several layers.
+
+    Two maps of the image's size in FP32 are to fit into a builder's workspace, and so do those of a
+    block for all windows of a call.
+    """
+    most_px = WORKSPACE_BYTES / (2 * 4 * channels)
+    largest = max(int(most_px**0.5 / plan.scale) // 32 * 32, 32)
+    least, usual, bound = SIDE_SIZES
+    return least, min(usual, largest), min(bound, largest)
 
 
 def _named_sizes(shapes: Dict[str, Any], sizes: Dict[str, Any]) -> Dict[str, Any]:
