@@ -29,6 +29,9 @@ _OLD_SUFFIXES = (".rows.json", ".tiles.json")
 WHOLE_ABOVE = 0.85
 """The share of the blocks' work above which the whole network runs instead, in one part: parts of
 it cost their inputs and outputs (measured; see docs/adaptive.md)."""
+WHOLE_ABOVE_REORDERED = 0.5
+"""The same for single blocks with attention in OpenVINO, which reorders what a part takes and
+gives."""
 TAIL_PX = 3
 """Receptive radius of the last convolution and the tail, in LR pixels."""
 ADAPTER_PX = 5
@@ -218,8 +221,13 @@ class DepthChoice:
     """Whether the whole network is run at once instead."""
 
 
-def choose_windows(plan: DepthPlan, depth_maps: np.ndarray) -> DepthChoice:
-    """Return what is computed for the maps of depths, (maps, H, W)."""
+def choose_windows(
+    plan: DepthPlan, depth_maps: np.ndarray, whole_above: float = WHOLE_ABOVE
+) -> DepthChoice:
+    """Return what is computed for the maps of depths, (maps, H, W).
+
+    whole_above: the share of the blocks' work above which the whole network runs.
+    """
     hw = (depth_maps.shape[1], depth_maps.shape[2])
     deepest = [_deepest_of_cells(depth_map) for depth_map in depth_maps]
     found: Dict[Tuple[bytes, int], Tuple[Window, ...]] = {}  # neighbouring blocks often share them
@@ -235,7 +243,7 @@ def choose_windows(plan: DepthPlan, depth_maps: np.ndarray) -> DepthChoice:
         for group, windows in zip(plan.groups(), groups)
     )
     everything = plan.blocks * depth_maps.size
-    whole = done > WHOLE_ABOVE * everything
+    whole = done > whole_above * everything
     return DepthChoice(tuple(groups), everything if whole else done, whole)
 
 

@@ -198,6 +198,7 @@ def test_a_block_with_attention_is_run_on_windows_even_where_all_need_it():
     choice = choose_windows(ATTENDING, depth_maps)
     assert {window.hw for window in choice.groups[0]} == {(132, 132)}
     assert choice.groups[0] and not any(choice.groups[1:])
+    assert not choice.whole and choose_windows(ATTENDING, depth_maps, 0.1).whole
 
 
 @pytest.mark.parametrize("change", [{"maps": 0}, {"depths": [1, 3]}, {"mean_macs_px": 0}])

@@ -10,6 +10,8 @@ import numpy as np
 
 from sr_deploy.core.depth_plan import (
     ADAPTER_PX,
+    WHOLE_ABOVE,
+    WHOLE_ABOVE_REORDERED,
     BlockGroup,
     DepthChoice,
     DepthPlan,
@@ -53,6 +55,8 @@ class AdaDSR(AdaptiveSession):
         where = f" (mean of {plan.maps} groups)" if plan.attends else ""
         self.levels = tuple(f"{n:g} blocks{where}" for n in blocks)
         self._parts = opened.parts
+        reorders = plan.attends and opened.info.backend == "openvino"
+        self._whole_above = WHOLE_ABOVE_REORDERED if reorders else WHOLE_ABOVE
         # Channel attention averages over the whole image.
         self.halo_px = None if plan.attends else reach_px(plan.blocks) + ADAPTER_PX
         self.min_hw = (2, 2)  # torch exports free sizes from 2 on
@@ -94,7 +98,7 @@ class AdaDSR(AdaptiveSession):
                 f"the depth map has values that are not in 0..{plan.blocks}",
                 hint="check the image for pixels that are not finite, or export the model again",
             )
-        choice = choose_windows(plan, depth_maps[0])
+        choice = choose_windows(plan, depth_maps[0], self._whole_above)
         ms["map"] = _ms_since(start)
         if choice.whole:
             start = time.perf_counter()
