@@ -9,9 +9,9 @@ image is made by MATLAB's bicubic. On it run in turns (A B A B):
 - the static slices on the whole image, in the form in which `upscale -m` runs them
 - the adaptive network as it is, at other prices or depths, and with budgets
 
-PSNR is on Y, border 4; a time is the least of the rounds. `--runtime` is that of all. Photographs that are wider than `--halve` pixels
-are reduced by 2 first, which makes them as sharp as those of Test2K. Rows that are in ROWS.jsonl
-already are kept, so a run can be continued. `--table ROWS.jsonl` prints the tables of these rows,
+PSNR is on Y, border 4; a time is the least of the rounds. `--runtime` is that of all. Photographs
+that are wider than `--halve` pixels are reduced by 2 first, which makes them as sharp as those of
+Test2K. Rows that are in ROWS.jsonl already are kept, so a run can be continued. `--table ROWS.jsonl` prints the tables of these rows,
 `--picture PNG ROWS.jsonl` draws them.
 """
 
@@ -353,9 +353,7 @@ def means(rows: Sequence[dict]) -> List[dict]:
         {
             **of_way[0],
             "psnr_db": statistics.mean(row["psnr_db"] for row in of_way),
-            "ms_least": statistics.mean(
-                row["ms_least"] / largest[row["image"]] for row in of_way
-            ),
+            "ms_least": statistics.mean(row["ms_least"] / largest[row["image"]] for row in of_way),
             "macs_share": statistics.mean(row["macs_share"] for row in of_way),
         }
         for of_way in ways.values()

@@ -279,9 +279,7 @@ def test_an_adaptive_network_is_scored_with_each_budget(tmp_path):
     assert rows[1].executed["share"] <= 0.6 < rows[0].executed["share"]
     assert rows[1].images[0]["macs_g"] > 0 and rows[2].executed is None
     assert f"{rows[0].set} work" in quality_table(rows)
-    with pytest.raises(
-        InputError, match="too small for a large image, .*'fsrcnn-w16_x4.w16'"
-    ):
+    with pytest.raises(InputError, match="too small for a large image, .*'fsrcnn-w16_x4.w16'"):
         score(["cdnsr-fsrcnn_x4"], **options, max_flops=["30%"])
     with pytest.raises(InputError, match="--max-flops is for networks that route patches"):
         score("fsrcnn-w16_x4", max_flops=["70%"])
