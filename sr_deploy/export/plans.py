@@ -153,10 +153,8 @@ def _depth_parts(net: AdaDSRNet, plan: DepthPlan) -> Dict[str, PartSpec]:
     for group in plan.groups():
         specs[group.role] = ((pair, depths), {"y": batch, "depth_map": one_map}, done)
     decisions = ("depth", "depth_map", "mean", "factors")
-    sides, counts = SIDE_SIZES, BATCH_SIZES
-    if plan.attends:
-        sides, counts = _attending_sides(plan, channels), (1, BATCH, BATCH)
-    sizes = {"N": counts, "H": sides, "W": sides}
+    sides = _sides(scale, channels)
+    sizes = {"N": (1, BATCH, BATCH), "H": sides, "W": sides}
     return {
         role: PartSpec(modules[role], *ends, _named_sizes(ends[1], sizes), decisions=decisions)
         for role, ends in specs.items()
@@ -182,14 +180,13 @@ def _attention_ends(plan: DepthPlan, features: torch.Tensor) -> Dict[str, _Ends]
     return ends
 
 
-def _attending_sides(plan: DepthPlan, channels: int) -> Tuple[int, int, int]:
-    """Return the sides of the parts of an AdaRCAN, whose upsampler stays several layers.
+def _sides(scale: int, channels: int) -> Tuple[int, int, int]:
+    """Return the sides of parts, for which an image fits into a builder's workspace.
 
-    Two maps of the image's size in FP32 are to fit into a builder's workspace, and so do those of a
-    block for all windows of a call.
+    The upsampler needs two maps of the larger image's size in FP32 there, and a little more.
     """
-    most_px = WORKSPACE_BYTES / (2 * 4 * channels)
-    largest = max(int(most_px**0.5 / plan.scale) // 32 * 32, 32)
+    most_px = WORKSPACE_BYTES / (2.2 * 4 * channels)
+    largest = max(int(most_px**0.5 / scale) // 32 * 32, 32)
     least, usual, bound = SIDE_SIZES
     return least, min(usual, largest), min(bound, largest)
 

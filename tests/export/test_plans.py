@@ -63,3 +63,9 @@ def test_an_adaedsr_is_exported_in_parts(tmp_path):
     assert path.name == "ada_x4.adadsr.json"
     files = ["map", "whole", "head", "end", "b1"]
     assert {p.name for p in tmp_path.glob("*.onnx")} == {f"ada_x4.{name}.onnx" for name in files}
+
+
+def test_sides_fit_into_a_builders_workspace():
+    assert plans._sides(4, 64) == (2, 256, 320)  # 352 was too large for TensorRT for RTX
+    assert plans._sides(2, 8) == (2, 256, 1024)
+    assert plans._sides(4, 512) == (2, 96, 96)
