@@ -11,7 +11,7 @@ from sr_deploy.core.registry import Registry
 
 MODELS = ("srn-ntire_x4", "asrn_x4", "imdeception_x4")
 """The shipped families that are checked; cheapest first."""
-ADAPTIVE = ("cdnsr-fsrcnn_x4", "elastic-asrn_x4", "adaedsr_x4")
+ADAPTIVE = ("cdnsr-fsrcnn-gains_x4", "elastic-asrn_x4", "adaedsr_x4")
 """A network of each adaptive kind. On a GPU all of them are checked, on a CPU the first."""
 TILED = "asrn_x4"
 """A family whose tiles give exactly what the whole image gives."""

@@ -475,13 +475,13 @@ def test_a_plan_of_a_network_trained_for_one_depth_is_one_subject(tmp_path):
 def test_on_a_gpu_the_device_its_events_and_its_memory_are_recorded(place, monkeypatch):
     gpu = StandInTorchCuda(monkeypatch)
     lines = []
-    run = RunOptions(device="cuda", precision="fp16")
+    run = RunOptions(device="cuda", precision="bf16")
     (row,) = bench(place, "tiny_x2.safetensors", variants="d1", run=run, progress=lines.append)
-    assert (row.device, row.timer, row.precision) == ("a stand-in GPU", "device events", "fp16")
+    assert (row.device, row.timer, row.precision) == ("a stand-in GPU", "device events", "bf16")
     assert row.threads is None and row.copies_ms == 2
     assert (row.mem_peak_mib, row.conditions["before"]["gpu_in_use_mib"]) == (3, 2048)
     assert row.mem_definition.startswith("torch.cuda.max_memory_allocated")
-    assert "TF32 off" in row.settings and row.precision_asked == "fp16"
+    assert "TF32 off" in row.settings and row.precision_asked == "bf16"
     assert "(torch, a stand-in GPU)" in lines[0]
     assert gpu.calls[-1] == "empty cache"  # the session was closed
 

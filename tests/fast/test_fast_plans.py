@@ -1,5 +1,6 @@
 """Adaptive networks by plans that are made once and kept in the cache."""
 
+import shutil
 import sys
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from sr_deploy.core.errors import InputError  # noqa: E402
 from sr_deploy.core.parts import check_part_files  # noqa: E402
 from sr_deploy.core.run_options import RunOptions  # noqa: E402
 from sr_deploy.core.shipped import shipped_graphs  # noqa: E402
+from sr_deploy.export import plans  # noqa: E402
 from sr_deploy.fast import opener  # noqa: E402
 from sr_deploy.fast.plans import describe_adaptive  # noqa: E402
 from sr_deploy.nets.elastic import elastic_modules  # noqa: E402
@@ -47,12 +49,23 @@ def entry(cache):
     return entry
 
 
-def test_a_router_is_exported_once(router, cache):
-    for lines in (["branches_x2: prepared for onnxruntime on this machine, once"], []):
+def test_a_router_is_exported_once(router, cache, monkeypatch):
+    exported = []
+
+    def export(text, folder):  # what an export is, tests of the room export see
+        exported.append(text)
+        folder.mkdir()
+        for path in shipped_graphs().glob(f"{CDNSR.default}.*"):
+            shutil.copy(path, folder)
+
+    monkeypatch.setattr(plans, "plans_from_model", export)
+    for lines in (["prepared", "timed"], []):
         said = []
         network = describe_adaptive(CDNSR, router, ON_CPU, progress=said.append)
-        assert (network.kind, network.backend, said) == ("plan", "onnxruntime", lines)
+        assert (network.kind, network.backend) == ("plan", "onnxruntime")
+        assert [line.split()[1] for line in said] == lines
     assert opener.describe_one(router, run=ON_CPU).artifact == network.artifact
+    assert exported == [router]
 
 
 def test_tiles_are_timed_once_with_each_backend(entry):

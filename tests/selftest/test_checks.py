@@ -17,7 +17,7 @@ def test_the_best_way_is_checked_in_full_and_the_others_by_their_networks():
     assert by_way[ENGINES.name] == ["build", "networks"] * len(MODELS) + ["adaptive"] * 3
     assert len([c for c in checks if c.kind == "adaptive" and c.on == GPU]) == 3
     on_cpu = [c.model for c in planned_checks([CPU]) if c.kind == "adaptive"]
-    assert on_cpu == ["cdnsr-fsrcnn_x4"]
+    assert on_cpu == ["cdnsr-fsrcnn-gains_x4"]
     assert by_way[CPU.name] == ["networks"] * len(MODELS)
     assert checks[0].name == f"torch cuda:0 fp32: {MODELS[0]}"
     assert {c.model for c in checks if c.kind == "tiles"} == {TILED}

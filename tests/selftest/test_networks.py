@@ -52,7 +52,7 @@ def test_bf16_is_really_computed_and_less_accurate(tmp_path):
 
 
 def test_an_adaptive_network_is_measured(tmp_path):
-    found = check_adaptive(check("adaptive", "cdnsr-fsrcnn_x4"), tmp_path)
+    found = check_adaptive(check("adaptive", "cdnsr-fsrcnn-gains_x4"), tmp_path)
     assert "% of the plain network's work" in found["found"]
 
 
@@ -70,10 +70,12 @@ def test_a_way_of_engines_builds_an_adaptive_network_and_measures_it(tmp_path, m
     monkeypatch.setattr(plans, "plans_from_model", export)
     monkeypatch.setattr(networks, "CPU_LR", "48x48")
     way = Way("onnxruntime", target="cpu")
-    found = check_adaptive(check("adaptive", "cdnsr-fsrcnn_x4", way), tmp_path)
-    assert "% of the plain network's work" in found["found"] and exported == ["cdnsr-fsrcnn_x4"]
+    found = check_adaptive(check("adaptive", "cdnsr-fsrcnn-gains_x4", way), tmp_path)
+    assert "% of the plain network's work" in found["found"] and exported == [
+        "cdnsr-fsrcnn-gains_x4"
+    ]
     assert found["precision"] == "fp32" and found["accuracy"]["psnr_db_vs_fp32"] > 40
-    assert found["receipts"] and (tmp_path / "artifacts" / "cpu" / "cdnsr-fsrcnn_x4").is_dir()
+    assert found["receipts"] and (tmp_path / "artifacts" / "cpu" / "cdnsr-fsrcnn-gains_x4").is_dir()
 
 
 def accuracy(**changes):
@@ -160,7 +162,7 @@ def test_the_settings_of_a_gpu_run_on_a_stand_in_for_it(tmp_path, monkeypatch, n
         monkeypatch.setattr(networks, key, "16x16")
     monkeypatch.setattr(networks, "GPU_RUNS", 1)
     way = Way(f"torch cuda:0 {name}", {"device": "cuda:0", **run}, device=True)
-    found = check_networks(check("networks", "srn-ntire_x4", way), tmp_path)
+    found = check_networks(check("networks", "fsrcnn-w16_x4", way), tmp_path)
     assert found["found"].startswith("1 slice, ")
     (row,) = read_rows(tmp_path)
     assert (row.device, row.timer, row.precision) == (
@@ -177,7 +179,9 @@ def test_protocols_adaptive_networks_and_energy_on_a_stand_in_for_a_gpu(tmp_path
     way = Way("torch cuda:0 fp32", {"device": "cuda:0", "precision": "fp32"}, device=True)
     found = networks.check_protocols(check("protocols", "", way), tmp_path)
     assert "srn-ntire_x4 ntire2026 " in found["found"] and "not the" not in found["found"]
-    assert "% of" in check_adaptive(check("adaptive", "cdnsr-fsrcnn_x4", way), tmp_path)["found"]
+    assert (
+        "% of" in check_adaptive(check("adaptive", "cdnsr-fsrcnn-gains_x4", way), tmp_path)["found"]
+    )
     monkeypatch.setattr(networks, "ENERGY_S", 0.01)
     with pytest.raises(SkippedError, match="neither nvidia-smi nor tegrastats tells the power"):
         networks.check_energy(check("energy", "srn-ntire_x4", way), tmp_path)
