@@ -10,8 +10,9 @@ image is made by MATLAB's bicubic. On it run in turns (A B A B):
 - the adaptive network as it is, at other prices or depths, and with budgets
 
 PSNR is on Y, border 4; a time is the least of the rounds. `--runtime` is that of all. Photographs
-that are wider than `--halve` pixels are reduced by 2 first, as those of Test4K are. Rows that are in ROWS.jsonl already are kept, so a run can be continued. `--table
-ROWS.jsonl` prints the tables of these rows, and with `--picture PNG` draws them.
+that are wider than `--halve` pixels are reduced by 2 first, as those of Test4K are. Rows that are
+in ROWS.jsonl already are kept, so a run can be continued. `--table ROWS.jsonl` prints the tables of
+these rows, and with `--picture PNG` draws them.
 """
 
 from __future__ import annotations
