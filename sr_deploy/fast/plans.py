@@ -69,34 +69,33 @@ def by_plan(text: str, run: RunOptions, describe: Callable[[str], T], *, progres
     name, files = weights.name.split(".")[0], (weights, weights.with_suffix(".json"))
     key = key_of(*map(sha256_of, files), __version__, code_digest())
     entry = cache_folder() / "plans" / f"{name}.{key}"
-    plan, shipped = _whole_plan(entry), _shipped_plan(weights)
+    backend = run.requested_openvino or "onnxruntime"
+    plan = _whole_plan(entry)
+    if plan is not None and _is_timed(plan, backend):
+        return describe(str(plan))
+    shipped = None if plan is not None else _shipped_plan(weights)
     described = describe(str(plan or shipped or text))
     if plan is None:
         write = _copy_of(shipped) if shipped is not None else _export_of(weights, run)
         if write is None:
             return described
-        progress(f"{name}: prepared for {_backend(run)} on this machine, once")
+        progress(f"{name}: prepared for {backend} on this machine, once")
         plan = make_entry(entry, write, lambda: _whole_plan(entry))
-    try:
-        _time(plan, run, progress)
-    except MissingPackageError:
-        if run.runtime is not None:
-            raise
-        return describe(text)
+    if not _is_timed(plan, backend):
+        progress(f"{name}: timed with {backend} on this machine, once")
+        try:
+            record_rates(plan, RunOptions(runtime=backend))
+        except MissingPackageError:
+            if run.runtime is not None:
+                raise
+            return describe(text)
     return describe(str(plan))
 
 
-def _backend(run: RunOptions) -> str:
-    """Return what runs graphs on the CPU."""
-    return run.requested_openvino or "onnxruntime"
-
-
-def _time(path: Path, run: RunOptions, progress: Log) -> None:
-    """Time the tiles of a plan with the backend of a run, unless that was done before."""
-    plan, backend = load_plan(path), _backend(run)
-    if isinstance(plan, ElasticPlan) and backend not in plan.rates:
-        progress(f"{plan.model}: timed with {backend} on this machine, once")
-        record_rates(path, RunOptions(runtime=backend))
+def _is_timed(path: Path, backend: str) -> bool:
+    """Return whether a plan has the times of its tiles with a backend, where it has tiles."""
+    plan = load_plan(path)
+    return not isinstance(plan, ElasticPlan) or backend in plan.rates
 
 
 def _export_of(weights: Path, run: RunOptions) -> Optional[Write]:
@@ -124,11 +123,9 @@ def _copy_of(plan: Path) -> Write:
 
 def _shipped_plan(weights: Path) -> Optional[Path]:
     """Return the plan that is shipped of an adaptive network; None if there is none."""
-    for path in plans_in(shipped_graphs()):
-        if path.name.split(".")[0] == weights.name.split(".")[0]:
-            if load_plan(path).parent_sha256 == sha256_of(weights):
-                return path
-    return None
+    digest = sha256_of(weights)
+    plans = plans_in(shipped_graphs())
+    return next((path for path in plans if load_plan(path).parent_sha256 == digest), None)
 
 
 def _on_cpu(run: RunOptions) -> bool:

@@ -50,53 +50,49 @@ def depth_plan(checkpoint: Checkpoint, net: AdaDSRNet) -> DepthPlan:
         scale=checkpoint.spec.scale,
         blocks=blocks,
         parent_sha256=checkpoint.spec.weights_sha256,
-        macs_px=_macs_px(fuse_network(backbone)[0]),
+        macs_px=0,
         conv_macs_px=_first_conv(net).weight.numel(),
-        map_macs_px=_macs_px(net) - _macs_px(backbone),
+        map_macs_px=(_macs(net) - _macs(backbone)) // _NTIRE_PX,
         depths=group_depths(blocks),
         fixed=net.adapter.scaled == "none",
     )
-    return plan if isinstance(net, AdaEDSR) else _attending(plan, net)
-
-
-def _attending(plan: DepthPlan, net: AdaRCAN) -> DepthPlan:
-    width = net.head.out_channels
-    layers = [m for m in _block(net, 0, 1).attention if isinstance(m, nn.Conv2d)]
-    attention = sum(layer.weight.numel() for layer in layers)
-    blocks = len(net.groups) * plan.blocks
-    macs = count(net.backbone(), NTIRE_HW, counter="fvcore").macs - blocks * attention
-    return replace(
-        plan,
-        macs_px=macs // _NTIRE_PX,
-        depths=tuple(range(1, plan.blocks + 1)),
-        maps=len(net.groups),
-        mean_macs_px=width,
-        attention_macs=attention,
-    )
+    if isinstance(net, AdaRCAN):
+        layers = [m for m in _block(net, 0, 1).attention if isinstance(m, nn.Conv2d)]
+        plan = replace(
+            plan,
+            depths=tuple(range(1, blocks + 1)),
+            maps=len(net.groups),
+            mean_macs_px=net.head.out_channels,
+            attention_macs=sum(layer.weight.numel() for layer in layers),
+        )
+    attentions = plan.maps * blocks * plan.attention_macs
+    macs = _macs(fuse_network(backbone)[0]) - attentions
+    return replace(plan, macs_px=macs // _NTIRE_PX)
 
 
 def split_network(net: AdaDSRNet, plan: DepthPlan) -> Dict[str, nn.Module]:
     """Return the parts by the roles of a plan."""
     fused = cast(AdaDSRNet, fuse_network(net)[0])
     deep: nn.Module
+    parts: Dict[str, nn.Module] = {}
     if isinstance(fused, AdaEDSR):
-        groups: Dict[str, nn.Module] = {
-            group.role: Blocks(fused, group.before + 1, group.last) for group in plan.groups()
-        }
         deep = Blocks(fused, 1, plan.blocks)
+        for group in plan.groups():
+            parts[group.role] = Blocks(fused, group.before + 1, group.last)
     else:
         deep = AttendedGroups(fused)
-        groups = {"factors": Factors(fused), "add": Add()}
-        for number, group in enumerate(deep.groups):
-            blocks = cast(AttendedGroup, group).blocks
-            groups.update((f"g{number + 1}.b{n}", block) for n, block in enumerate(blocks, 1))
-            groups[end_role(number)] = GroupEnd(cast(AttendedGroup, group).last)
+        residual = [cast(AttendedGroup, module) for module in deep.groups]
+        parts.update(factors=Factors(fused), add=Add())
+        for block in plan.groups():
+            parts[block.role] = residual[block.map].blocks[block.before]
+        for number, attended in enumerate(residual):
+            parts[end_role(number)] = GroupEnd(attended.last)
     return {
         "map": Map(fused),
         "whole": Whole(fused, deep),
         "head": Head(fused),
         "end": End(fused),
-        **groups,
+        **parts,
     }
 
 
@@ -294,5 +290,5 @@ def _first_conv(net: AdaDSRNet) -> nn.Conv2d:
     return cast(ResidualBlock, net.blocks[0]).conv1
 
 
-def _macs_px(net: nn.Module) -> int:
-    return count(net, NTIRE_HW, counter="fvcore").macs // _NTIRE_PX
+def _macs(net: nn.Module) -> int:
+    return count(net, NTIRE_HW, counter="fvcore").macs

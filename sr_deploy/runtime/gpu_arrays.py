@@ -6,18 +6,18 @@ A tile of C x h x w is one pitched copy. All work is queued on one stream.
 from __future__ import annotations
 
 import weakref
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
 from sr_deploy.runtime.adaptive.tiles import (
     Add,
-    Box,
     Corner,
     HostArrays,
+    Places,
     Shape,
-    Windows,
     overlaps,
+    written,
 )
 from sr_deploy.runtime.cuda import Cuda, DeviceBox
 
@@ -132,29 +132,20 @@ class GpuArrays(HostArrays):
             masks[i][inside] = 1
         return self.to_device(masks)
 
-    def scatter(
-        self,
-        batch: Any,
-        target: Any,
-        corners: Sequence[Corner],
-        boxes: Optional[Sequence[Box]] = None,
-    ) -> None:
+    def scatter(self, batch: Any, target: Any, places: Places) -> None:
         batch, size = self.to_device(batch), target.dtype.itemsize
         self._gpu.activate()
-        places = overlaps(corners, batch.shape[2:], target.shape, boxes)
-        for i, (inside, there) in enumerate(places):
+        for i, inside, there in written(batch, target, places):
             planes, rows, columns = (_extent(part, n) for part, n in zip(inside, batch.shape[1:]))
             if rows and columns:
                 to = target.box(0, there[1].start, there[2].start)
                 of = batch.box(i, inside[1].start, inside[2].start)
                 self._gpu.copy_box(to, of, (planes, rows, columns * size))
 
-    def add(
-        self, batch: Any, target: Any, windows: Windows, factors: np.ndarray, part: Add
-    ) -> None:
-        before = self.gather(target, windows[0], batch.shape[2:], "added")
+    def add(self, batch: Any, target: Any, places: Places, factors: np.ndarray, part: Add) -> None:
+        before = self.gather(target, places.corners, batch.shape[2:], "added")
         (after,) = part(y=before, masked=batch, factors=factors)
-        self.scatter(after, target, *windows)
+        self.scatter(after, target, places)
 
     def release(self) -> None:
         self._gpu.activate()

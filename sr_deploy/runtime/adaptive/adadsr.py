@@ -30,7 +30,7 @@ from sr_deploy.core.run_options import DEFAULT_RUN, RunOptions
 from sr_deploy.core.session import ExecutedWork
 from sr_deploy.core.spec import check_desired_depth
 from sr_deploy.runtime.adaptive.base import AdaptiveOutput, AdaptiveSession, check_outputs
-from sr_deploy.runtime.adaptive.tiles import overlaps
+from sr_deploy.runtime.adaptive.tiles import Places, written
 from sr_deploy.runtime.parts import open_parts
 
 BATCH = 8
@@ -169,13 +169,13 @@ class AdaDSR(AdaptiveSession):
             return self._outputs(role, tuple(y.shape), y=y, depth_map=depth_map)
         result = self.arrays.copy(y)
         for batch in _batches(windows):
-            hw, corners = batch[0].hw, [window.corner for window in batch]
+            hw, places = batch[0].hw, _places(batch)
             given = {
-                "y": self.arrays.gather(y, corners, hw, "y"),
-                "depth_map": self.arrays.gather(depth_map, corners, hw, "depth_map"),
+                "y": self.arrays.gather(y, places.corners, hw, "y"),
+                "depth_map": self.arrays.gather(depth_map, places.corners, hw, "depth_map"),
             }
             done = self._outputs(role, (len(batch), int(y.shape[1]), *hw), **given)
-            self.arrays.scatter(done, result, corners, [window.tile for window in batch])
+            self.arrays.scatter(done, result, places)
         return result
 
     def _attended_groups(
@@ -198,18 +198,18 @@ class AdaDSR(AdaptiveSession):
         channels, done = int(y.shape[1]), []
         total = np.zeros((1, channels, 1, 1))
         for batch in _batches(windows):
-            hw, corners = batch[0].hw, [window.corner for window in batch]
+            hw, places = batch[0].hw, _places(batch)
             whole = hw == tuple(y.shape[2:])
             masked, mean = self._outputs(
                 group.role,
                 (len(batch), channels, *hw),
                 (len(batch), channels, 1, 1),
-                y=y if whole else self.arrays.gather(y, corners, hw, "y"),
+                y=y if whole else self.arrays.gather(y, places.corners, hw, "y"),
                 depth_map=self.arrays.to_device(_without_margins(batch, depth_map)),
             )
             means = self.arrays.to_host(mean).astype(np.float64)
             total += hw[0] * hw[1] * means.sum(axis=0, keepdims=True)
-            done.append((masked, (corners, [window.tile for window in batch])))
+            done.append((masked, places))
         mean = (total / depth_map.size).astype(np.float32)
         blocks = self.plan.maps * self.plan.blocks
         factors = self._outputs("factors", (1, blocks, channels), mean=self.arrays.to_device(mean))
@@ -232,15 +232,17 @@ class AdaDSR(AdaptiveSession):
         return ExecutedWork(executed_macs(plan, choice, depth_map.size), plain, ms, pixels)
 
 
+def _places(windows: Sequence[Window]) -> Places:
+    return Places([w.corner for w in windows], [w.tile for w in windows])
+
+
 def _without_margins(windows: Sequence[Window], depth_map: np.ndarray) -> np.ndarray:
     """Return the depths in windows of one size, (N, 1, h, w), zero outside of their tiles.
 
     So a block is zero there, and its means are those of the tiles.
     """
     depths = np.zeros((len(windows), 1, *windows[0].hw), depth_map.dtype)
-    boxes = [window.tile for window in windows]
-    places = overlaps([w.corner for w in windows], windows[0].hw, depth_map.shape, boxes)
-    for i, (inside, there) in enumerate(places):
+    for i, inside, there in written(depths, depth_map, _places(windows)):
         depths[i][inside] = depth_map[0][there]
     return depths
 

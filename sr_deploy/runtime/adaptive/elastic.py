@@ -33,7 +33,7 @@ from sr_deploy.core.session import ExecutedWork
 from sr_deploy.core.sizes import HW, hw_text
 from sr_deploy.runtime.adaptive.anytime import AnytimeTiles
 from sr_deploy.runtime.adaptive.base import AdaptiveOutput, AdaptiveSession, check_outputs
-from sr_deploy.runtime.adaptive.tiles import Corner, HostArrays
+from sr_deploy.runtime.adaptive.tiles import Corner, HostArrays, Places
 from sr_deploy.runtime.parts import open_parts
 
 BATCH = 32
@@ -301,7 +301,7 @@ class ElasticSession(AdaptiveSession):
         check_outputs(variant, outputs, shape)
         tail_ms, start = self._ms_since(start), self._clock()
         corners = [(scale * top, scale * left) for top, left in batch.corners]
-        arrays.scatter(outputs[0], target, corners)
+        arrays.scatter(outputs[0], target, Places(corners))
         return {variant: tail_ms, "tiles": cut_ms + self._ms_since(start)}
 
     def _check_budget(self, hw: HW) -> None:

@@ -7,7 +7,7 @@ Each run of a part gives new maps, which go to the host by `to_host`.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -16,11 +16,17 @@ Corner = Tuple[int, int]
 Box = Tuple[int, int, int, int]
 """Top, left, height and width in a map's pixels."""
 Shape = Tuple[int, ...]
-Windows = Tuple[Sequence[Corner], Optional[Sequence[Box]]]
-"""The corners of tiles, and the boxes of a map that they are for."""
 Add = Callable[..., Sequence[Any]]
 """The part of a plan that returns [y + masked * factors]."""
 _ALL = slice(None)
+
+
+class Places(NamedTuple):
+    """Where tiles are written in a map, in its pixels."""
+
+    corners: Sequence[Corner]
+    boxes: Optional[Sequence[Box]] = None
+    """Of each tile, all that is written of it; None: all that lies in the map."""
 
 
 class HostArrays:
@@ -92,31 +98,20 @@ class HostArrays:
             batch[i][inside] = 1
         return batch
 
-    def scatter(
-        self,
-        batch: Any,
-        target: Any,
-        corners: Sequence[Corner],
-        boxes: Optional[Sequence[Box]] = None,
-    ) -> None:
+    def scatter(self, batch: Any, target: Any, places: Places) -> None:
         """Write tiles, (N, C, h, w), into a map, (1, C, H, W), without what lies outside it.
 
-        corners: in the map's pixels. boxes: of each tile, all that is written of it. Tiles that
-        overlap overwrite those before them.
+        Tiles that overlap overwrite those before them.
         """
-        places = overlaps(corners, batch.shape[2:], target.shape, boxes)
-        for i, (inside, there) in enumerate(places):
+        for i, inside, there in written(batch, target, places):
             target[0][there] = batch[i][inside]
 
-    def add(
-        self, batch: Any, target: Any, windows: Windows, factors: np.ndarray, part: Add
-    ) -> None:
+    def add(self, batch: Any, target: Any, places: Places, factors: np.ndarray, part: Add) -> None:
         """Add tiles, (N, C, h, w), times the factors of their channels to a map, (1, C, H, W).
 
         factors: (1, C, 1, 1) float32. part: computes it where arrays have no arithmetic.
         """
-        places = overlaps(windows[0], batch.shape[2:], target.shape, windows[1])
-        for i, (inside, there) in enumerate(places):
+        for i, inside, there in written(batch, target, places):
             # A channel at a time: its product is still in the cache when it is added.
             for channel, factor in enumerate(factors.ravel().tolist()):
                 target[0, channel][there[1:]] += batch[i, channel][inside[1:]] * factor
@@ -194,28 +189,30 @@ class TorchArrays(HostArrays):
         with torch.inference_mode(), self._device.computing():
             return super().inside(self._device.to_device(source), corners, hw, name)
 
-    def scatter(
-        self,
-        batch: Any,
-        target: Any,
-        corners: Sequence[Corner],
-        boxes: Optional[Sequence[Box]] = None,
-    ) -> None:
+    def scatter(self, batch: Any, target: Any, places: Places) -> None:
         import torch
 
         with torch.inference_mode(), self._device.computing():
-            super().scatter(batch, target, corners, boxes)
+            super().scatter(batch, target, places)
 
-    def add(
-        self, batch: Any, target: Any, windows: Windows, factors: np.ndarray, part: Add
-    ) -> None:
+    def add(self, batch: Any, target: Any, places: Places, factors: np.ndarray, part: Add) -> None:
         import torch
 
         weights = self._device.to_device(factors)[0].to(batch.dtype)  # (C, 1, 1)
         with torch.inference_mode(), self._device.computing():
-            places = overlaps(windows[0], batch.shape[2:], target.shape, windows[1])
-            for i, (inside, there) in enumerate(places):
+            for i, inside, there in written(batch, target, places):
                 target[0][there].addcmul_(batch[i][inside], weights)
+
+
+Index = Tuple[slice, ...]
+"""Of a (C, h, w) array."""
+
+
+def written(batch: Any, target: Any, places: Places) -> Iterator[Tuple[int, Index, Index]]:
+    """Yield the number of each tile, and what is written of it: in the tile, and in the map."""
+    parts = overlaps(places.corners, batch.shape[2:], target.shape, places.boxes)
+    for i, (inside, there) in enumerate(parts):
+        yield i, inside, there
 
 
 def overlaps(
@@ -223,10 +220,10 @@ def overlaps(
     hw: Sequence[int],
     shape: Sequence[int],
     boxes: Optional[Sequence[Box]] = None,
-) -> Iterator[Tuple[Tuple[slice, ...], Tuple[slice, ...]]]:
+) -> Iterator[Tuple[Index, Index]]:
     """Yield for each tile of `hw` what lies in a map, (1, C, H, W): in the tile, and in the map.
 
-    Each is an index of a (C, h, w) array. boxes: of each tile, all that is wanted of it.
+    boxes: of each tile, all that is wanted of it.
     """
     whole_map = (0, 0, shape[2], shape[3])
     for corner, box in zip(corners, boxes or [whole_map] * len(corners)):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from doubles.library import StandInCuda
 
-from sr_deploy.runtime.adaptive.tiles import HostArrays, TorchArrays
+from sr_deploy.runtime.adaptive.tiles import HostArrays, Places, TorchArrays
 from sr_deploy.runtime.gpu_arrays import GpuArray, GpuArrays
 
 CORNERS = [(-2, -3), (0, 0), (4, 5), (2, 9), (20, 0), (-9, 2)]
@@ -46,15 +46,15 @@ def test_tiles_come_back_to_their_places_without_what_lies_outside(arrays):
     corners = [(top, left) for top in (0, 3, 6) for left in (0, 4, 8)]
     tiles = arrays.gather(source, corners, (3, 4), "y")
     target = arrays.empty((1, 3, 8, 11), source)
-    arrays.scatter(tiles, target, corners)
+    arrays.scatter(tiles, target, Places(corners))
     np.testing.assert_array_equal(arrays.to_host(target), arrays.to_host(source))
     kept = arrays.copy(target)
     around = arrays.gather(source, [(-1, -2)], (10, 15), "y")
     target = arrays.to_device(a_map(seed=1))
-    arrays.scatter(around, target, [(-1, -2)])
-    arrays.scatter(arrays.gather(target, [(0, 0)], (2, 2), "y"), target, [(5, 5)])
+    arrays.scatter(around, target, Places([(-1, -2)]))
+    arrays.scatter(arrays.gather(target, [(0, 0)], (2, 2), "y"), target, Places([(5, 5)]))
     np.testing.assert_array_equal(arrays.to_host(kept), arrays.to_host(source))
-    arrays.scatter(kept, target, [(0, 0)])
+    arrays.scatter(kept, target, Places([(0, 0)]))
     np.testing.assert_array_equal(arrays.to_host(target), arrays.to_host(source))
 
 
@@ -68,14 +68,14 @@ def test_of_windows_only_their_boxes_are_written_or_added(arrays):
         written[0, :, y : y + h, x : x + w] = cut
         added[0, :, y : y + h, x : x + w] += cut * factors[0]
     target, batch = arrays.to_device(before.copy()), arrays.to_device(tiles)
-    arrays.scatter(batch, target, corners, boxes)
+    arrays.scatter(batch, target, Places(corners, boxes))
     np.testing.assert_array_equal(arrays.to_host(target), written)
 
     def part(y, masked, factors):  # of arrays without arithmetic
         return [arrays.to_device(arrays.to_host(y) + arrays.to_host(masked) * factors)]
 
     target = arrays.to_device(before.copy())
-    arrays.add(batch, target, (corners, boxes), factors, part)
+    arrays.add(batch, target, Places(corners, boxes), factors, part)
     np.testing.assert_allclose(arrays.to_host(target), added, rtol=0, atol=1e-6)
 
 
@@ -104,7 +104,7 @@ def test_a_tile_is_one_copy_within_the_gpu_and_memory_is_used_again():
     transfers = gpu.clock
     tiles = arrays.gather(source, CORNERS[:4], (4, 4), "y")
     target = arrays.empty((1, 3, 8, 11), source)
-    arrays.scatter(tiles, target, CORNERS[:4])
+    arrays.scatter(tiles, target, Places(CORNERS[:4]))
     assert gpu.copies == 8 and gpu.clock == transfers  # nothing travels to the host or back
     address = target.address
     del target
