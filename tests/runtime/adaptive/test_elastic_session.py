@@ -131,6 +131,14 @@ def test_a_budget_of_work_is_kept(session, monkeypatch, share):
         session.run(image(1, 1))
 
 
+def test_opening_runs_no_part_whose_memory_a_probe_would_miss(session):
+    def refuse(**inputs):
+        raise AssertionError("a part was run")
+
+    opened = OpenParts(dict.fromkeys(session._parts, refuse), session._info)
+    ElasticSession(session.plan, opened, budget=Budget(max_ms=50.0))
+
+
 class Clock:
     """Time that passes only while parts run, in proportion to their work."""
 
