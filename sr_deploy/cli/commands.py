@@ -68,7 +68,7 @@ TASKS: Tuple[Tuple[str, Dict[str, ListedCommand]], ...] = (
                 "table:compare", "compare asrn_x4.d1 asrn_x4.d5", "which of two is faster"
             ),
             "complexity": ListedCommand(
-                "models:complexity", "complexity asrn_x4", "parameters and FLOPs"
+                "complexity:complexity", "complexity asrn_x4", "parameters and FLOPs"
             ),
             "table": ListedCommand("table:table", "table", "a table of measured rows"),
             "select": ListedCommand(

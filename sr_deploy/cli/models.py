@@ -1,24 +1,15 @@
-"""srdeploy models, complexity, import-checkpoint."""
+"""srdeploy models, import-checkpoint."""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Optional, Tuple
 
 import click
 
-from sr_deploy.cli.alias import AliasedOption
-from sr_deploy.cli.code_options import code_options
 from sr_deploy.cli.output import emit, emit_json, log
-from sr_deploy.cli.progress import terminal_progress
 from sr_deploy.cli.tables import TEXT, chosen_format, emit_table, format_option
-from sr_deploy.core.counts import COUNTERS, NTIRE_HW, Counts
-from sr_deploy.core.errors import InputError
-from sr_deploy.core.sizes import HW, hw_text, parse_hw, up_to_multiple
-from sr_deploy.core.spec import check_min_hw
 from sr_deploy.results.render import make_table
-from sr_deploy.results.slips import slips_of
 
 
 @click.command()
@@ -98,140 +89,6 @@ def _list_shipped(name: Optional[str], table_format: Optional[str], as_json: boo
     else:
         full = chosen_format(table_format) != TEXT
         emit_table(models_table(listed, full=full), table_format)
-
-
-@click.command()
-@click.argument("model")
-@click.option(
-    "--variants",
-    cls=AliasedOption,
-    aliases=["--variant"],
-    help="One such as d3, c8 or c16-nla, a list such as d1,d3, or all.  "
-    "[default: the largest, or the paper's]",
-)
-@click.option(
-    "--size",
-    cls=AliasedOption,
-    aliases=["--lr"],
-    metavar="HxW",
-    help="The LR size.  [default: 256x256, or the only size that the file takes]",
-)
-@click.option(
-    "--counter",
-    type=click.Choice(COUNTERS),
-    default="hooks",
-    show_default=True,
-    help="hooks: as NTIRE 2022/23 counted. fvcore: as since 2024. Not comparable.",
-)
-@code_options("model")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-def complexity(
-    model: str, variants: Optional[str], size: Optional[str], counter: str, as_json: bool
-) -> None:
-    """Count parameters, multiply-accumulates, activations and convolutions of MODEL.
-
-    MODEL is a checkpoint, an architecture at a scale (asrn_x4), code, an ONNX graph with or without
-    a manifest, or an engine. A graph is counted node by node. Several variants are printed as a
-    table.
-    """
-    hw = NTIRE_HW if size is None else parse_hw(size)
-    if variants is not None and (variants == "all" or "," in variants):
-        _emit_counts_of_several(model, variants, hw, counter, as_json)
-        return
-    record, architecture = _counted(model, variants, hw)
-    shown = _counts_by(counter, record, model)
-    hw = tuple(record.get("hw", NTIRE_HW))
-    deployed = record.get("deployed", {}).get(counter, shown)
-    if as_json:
-        extra = {"hw": hw, "deployed": deployed}
-        emit_json({**shown, **{k: v for k, v in extra.items() if v not in (shown, NTIRE_HW)}})
-        return
-    _emit_counts(Counts(**shown), hw_text(hw))
-    if deployed != shown:
-        emit(f"deployed {_one_line(deployed)}")
-    for slip in slips_of(architecture):
-        emit(f"note     {slip}")
-
-
-def _counts_by(counter: str, record: Dict[str, Any], model: str) -> Dict[str, Any]:
-    counts = record if counter == "hooks" else record.get(counter)
-    if not counts:
-        raise InputError(
-            f"{model} has no counts by {counter}",
-            hint="count the checkpoints or graphs that it consists of, or was made from",
-        )
-    return {f.name: counts.get(f.name, {}) for f in dataclasses.fields(Counts)}
-
-
-def _emit_counts_of_several(model: str, variants: str, hw: HW, counter: str, as_json: bool) -> None:
-    from sr_deploy.runtime.opener import describe
-
-    names = [network.variant for network in describe(model, variants, untrained=True)]
-    counted = []
-    with terminal_progress.track("counting", len(names)) as advance:
-        for name in names:
-            record, _ = _counted(model, name, hw)
-            hw = tuple(record.get("hw", NTIRE_HW))
-            counted.append({"variant": name, "hw": hw, **_counts_by(counter, record, model)})
-            advance(name)
-    if as_json:
-        emit_json(counted)
-        return
-    cells = [
-        [
-            c["variant"],
-            f"{c['params'] / 1e6:.3f}",
-            f"{c['macs'] / 1e9:.2f}",
-            f"{c['acts'] / 1e6:.2f}",
-            str(c["convs"]),
-        ]
-        for c in counted
-    ]
-    headings = ["variant", "#Params [M]", "FLOPs [G]", "#Acts [M]", "#Conv"]
-    notes = [f"{model}, multiply-accumulates at {hw_text(hw)}, counter {counter}"]
-    emit_table(make_table(headings, cells, notes))
-
-
-def _counted(model: str, variant: Optional[str], hw: HW) -> Tuple[Dict[str, Any], str]:
-    """Return the counts of a network at an LR size, as in a manifest, and its architecture."""
-    from sr_deploy.runtime.opener import describe_one, kind_of, split_variant
-
-    source, named = split_variant(model)
-    if named is not None and variant not in (None, named):
-        raise InputError(f"the model names variant {named}, but --variants is {variant}")
-    if kind_of(source) != "checkpoint":
-        network = describe_one(source, variant or named)
-        return network.counts(hw), "" if network.manifest is None else network.manifest.arch
-    from sr_deploy.nets.checkpoint import load_checkpoint, parse_untrained
-    from sr_deploy.nets.complexity import count_record
-
-    untrained = parse_untrained(source)
-    if untrained is not None:
-        check_min_hw(hw, untrained.architecture.min_hw, what=source)
-        return count_record(untrained.network(variant or named), hw), untrained.architecture.name
-    checkpoint = load_checkpoint(source)
-    spec, net = checkpoint.spec, checkpoint.network(variant or named)
-    check_min_hw(hw, spec.min_hw, what=checkpoint.name)
-    return count_record(net, up_to_multiple(hw, spec.multiple)), spec.arch
-
-
-def _emit_counts(counts: Counts, size: str) -> None:
-    emit(f"#Params  {counts.params / 1e6:.6f} M")
-    emit(f"FLOPs    {counts.macs / 1e9:.4f} G multiply-accumulates at {size}")
-    emit(f"#Acts    {counts.acts / 1e6:.4f} M")
-    emit(f"#Conv    {counts.convs}")
-    uncounted = ", ".join(f"{calls} {name}" for name, calls in counts.uncounted.items())
-    emit(f"counter  {counts.counter}; operators it ignores: {uncounted or 'none'}")
-    for name, macs in counts.uncounted_macs.items():
-        emit(f"         of {name} it leaves out {macs / 1e9:.4f} G multiply-accumulates")
-    if counts.uncounted_macs:
-        macs = counts.macs + sum(counts.uncounted_macs.values())
-        emit(f"         with them: {macs / 1e9:.4f} G")
-
-
-def _one_line(counts: Dict[str, Any]) -> str:
-    params, macs, acts = counts["params"] / 1e6, counts["macs"] / 1e9, counts["acts"] / 1e6
-    return f"{params:.6f} M, {macs:.4f} G, {acts:.4f} M, {counts['convs']}: of the graph that runs"
 
 
 @click.command("import-checkpoint")

@@ -28,13 +28,14 @@ import contextlib
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any, Counter, Dict, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Counter, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from sr_deploy.core.counts import COUNTERS, NTIRE_HW, Counts, counts_record
 from sr_deploy.core.errors import ArtifactError, first_line
 from sr_deploy.core.interface import Interface
+from sr_deploy.core.parts import PlanPart
 from sr_deploy.core.sizes import HW, hw_text
 from sr_deploy.runtime.graph_params import Params
 from sr_deploy.runtime.graph_patterns import is_bias
@@ -61,17 +62,41 @@ def count_graph(
     model = load_graph(graph) if isinstance(graph, Path) else graph
     what = str(graph) if isinstance(graph, Path) else "the graph"
     outputs = None if interface is None else [interface.output.name]
-    try:
+    with _errors(what, hw):
         shape, hw = _input_shape(model, hw, interface)
-        walk = GraphWalk(model, shape)
+        walk = GraphWalk(model, {input_of(model).name: shape})
         try:
             return counts_record(_count(walk, outputs), hw)
         except UnknownShapeError:
             known = _shapes_by_running(model, shape, _unknown_names(walk, outputs))
-            return counts_record(_count(GraphWalk(model, shape, known), outputs), hw)
+            walk = GraphWalk(model, {input_of(model).name: shape}, known)
+            return counts_record(_count(walk, outputs), hw)
+
+
+def count_part(folder: Path, part: PlanPart, hw: HW) -> Dict[str, Any]:
+    """Return the counts of a plan's graph for one image or patch of (h, w) LR pixels.
+
+    A side that is fixed in the graph is counted at its own. Raises as `count_graph`.
+    """
+    sizes = {"N": 1, "H": hw[0], "W": hw[1]}
+    shapes = {
+        name: tuple(sizes[n] if isinstance(n, str) else n for n in shape)
+        for name, shape in part.inputs.items()
+    }
+    with _errors(str(folder / part.file), hw):
+        walk = GraphWalk(load_graph(folder / part.file), shapes)
+        h, w = next(iter(shapes.values()))[2:]
+        return counts_record(_count(walk, None), (h, w))
+
+
+@contextlib.contextmanager
+def _errors(what: str, hw: HW) -> Iterator[None]:
+    """Turn what fails for a damaged graph into ArtifactErrors."""
+    try:
+        yield
     except ArtifactError as e:
         raise ArtifactError(f"{what} cannot be counted at {hw_text(hw)}: {e.message}") from e
-    except Exception as e:  # of many kinds, for a damaged graph
+    except Exception as e:  # of many kinds
         problem = f"it is damaged: {type(e).__name__}: {first_line(e)}"
         raise ArtifactError(f"{what} cannot be counted at {hw_text(hw)}: {problem}") from e
 

@@ -82,10 +82,12 @@ class Step:
 
 
 class GraphWalk:
-    """A walk through a model of one input."""
+    """A walk through a model at one size of its inputs."""
 
-    def __init__(self, model: Any, shape: Shape, known: Optional[Dict[str, Shape]] = None) -> None:
-        """shape: of the input. known: shapes of tensors, used where none can be inferred."""
+    def __init__(
+        self, model: Any, shapes: Dict[str, Shape], known: Optional[Dict[str, Shape]] = None
+    ) -> None:
+        """shapes: of the inputs. known: shapes of tensors, used where none can be inferred."""
         from onnx import helper, inliner
 
         self.model = inliner.inline_local_functions(model) if model.functions else model
@@ -94,11 +96,12 @@ class GraphWalk:
         self._known = known or {}
         self.constants: Dict[str, Any] = {}
         """TensorProtos by name."""
-        source = input_of(self.model)
-        elements = source.type.tensor_type.elem_type
-        self._source = Tensor(
-            source.name, helper.make_tensor_type_proto(elements, shape), computed=True
-        )
+        self._sources: Dict[str, Tensor] = {}
+        for source in image_inputs(self.model.graph):
+            kind = helper.make_tensor_type_proto(
+                source.type.tensor_type.elem_type, shapes[source.name]
+            )
+            self._sources[source.name] = Tensor(source.name, kind, computed=True)
 
     def steps(self, outputs: Optional[Iterable[str]] = None) -> Iterator[Step]:
         """Yield the nodes that `outputs` of the graph need, in order; None: all outputs.
@@ -106,7 +109,7 @@ class GraphWalk:
         Raises ArtifactError where a branch or the rounds of a loop are not known.
         """
         graph = self.model.graph
-        scope: ChainMap[str, Tensor] = collections.ChainMap({self._source.name: self._source})
+        scope: ChainMap[str, Tensor] = collections.ChainMap(dict(self._sources))
         wanted = list(outputs) if outputs is not None else [o.name for o in graph.output]
         yield from self._body(graph, scope, wanted)
 

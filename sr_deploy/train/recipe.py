@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Collection, Dict, Mapping, Tuple, Type, Union
+from typing import (
+    Any,
+    ClassVar,
+    Collection,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    Union,
+)
 
 import torch
 
@@ -17,7 +29,9 @@ from sr_deploy.core.errors import InputError, SrDeployError, did_you_mean
 from sr_deploy.core.gains import CELL_PX
 from sr_deploy.core.jsonio import from_dict, read_json
 from sr_deploy.core.routers import BLENDS, CELL, OVERLAP_PX, blend_problems
+from sr_deploy.core.spec import ModelSpec
 from sr_deploy.nets import ARCHITECTURES
+from sr_deploy.nets.checkpoint import Checkpoint
 from sr_deploy.nets.router import MOBILENETV2
 from sr_deploy.train.contrast import DISTILLATION
 from sr_deploy.train.losses import METHODS, PIXEL_LOSSES
@@ -198,7 +212,7 @@ class Recipe(BaseRecipe):
         self._check_numbers()
 
     def _check_network(self) -> None:
-        network = self._network()
+        network = self.build()
         if self.method == "deep-supervision" and not hasattr(network, "forward_depths"):
             able = [
                 a.name
@@ -223,9 +237,25 @@ class Recipe(BaseRecipe):
             valid = len(self.difficulty) == 2 and 1 <= self.difficulty[0] <= self.difficulty[1]
             self._expect(valid, "difficulty (class, number of classes), as (1, 3)", "difficulty")
 
-    def _network(self) -> torch.nn.Module:
-        """Return the network without weights. Raises SrDeployError when it cannot be built."""
+    @property
+    def card(self) -> ModelSpec:
+        """The card of what it trains, without facts about weights. Raises InputError for int8."""
+        if not self.arch:
+            raise InputError("this recipe trains any checkpoint", hint="name the checkpoint")
         architecture = ARCHITECTURES[self.arch]
+        largest = architecture.parse(self.variant or None)
+        return architecture.spec(self.scale, largest, elastic=self.elastic, config=self.config)
+
+    def variants(self, names: Union[str, Sequence[str], None]) -> List[str]:
+        """Return those of the variants that it trains, as `Checkpoint.variants`."""
+        return [str(variant) for variant in Checkpoint("", self.card, {}).variants(names)]
+
+    def build(self, variant: Optional[str] = None) -> torch.nn.Module:
+        """Return the network of a variant without numbers, on the meta device; None: the largest.
+
+        Raises SrDeployError when it cannot be built.
+        """
+        card, architecture = self.card, ARCHITECTURES[self.arch]
         for key, value in self.config.items():
             default = architecture.config.get(key, value)
             if type(value) is not type(default) or (type(value) is int and value < 1):
@@ -236,8 +266,7 @@ class Recipe(BaseRecipe):
                 )
         try:
             with torch.device("meta"):
-                variant = architecture.parse(self.variant or None)
-                network = architecture.build(self.scale, variant, self.config)
+                network = architecture.build(self.scale, card.variant(variant), self.config)
         except (LookupError, TypeError, ValueError, RuntimeError) as e:
             raise InputError(f"cannot build {self.arch} with config {self.config}: {e}") from e
         if sum(p.numel() for p in network.parameters()) > MAX_NUMBER:
