@@ -188,11 +188,9 @@ def introduction(paper: Paper) -> List[str]:
     """Return the paragraphs before the items: the paper, and what the columns are."""
     conditions, _ = shipped_numbers()
     links = "".join(f", {text}" for text in (paper.url, paper.code) if text)
-    scored = (
-        ""
-        if conditions is None
-        else f" (PSNR of {conditions.set}: {conditions.metric.upper()}, border the scale)"
-    )
+    scored = ""
+    if conditions is not None:
+        scored = f" (PSNR on {conditions.set}: {conditions.metric.upper()}, border the scale)"
     return [
         f"{paper.authors}, {paper.title}, {paper.published}{links}",
         f"Columns that end in '{HERE}' are ours: parameters, operations, activations and "

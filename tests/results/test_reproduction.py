@@ -76,7 +76,9 @@ def test_another_configuration_has_not_the_score_of_the_shipped_one():
 
 
 def test_measured_rows_replace_and_add_scores():
-    row = BenchmarkRow(model="asrn_x4", variant="d5", set="Set14", metric="y", psnr_db=28.0)
+    row = BenchmarkRow(
+        model="asrn_x4", variant="d5", backend="torch", set="Set14", metric="y", psnr_db=28.0
+    )
     on_rgb, failed = replace(row, metric="rgb", set="B100"), replace(row, set="X", error="no")
     scores = scores_of([row, replace(row, set="Set5", psnr_db=31.0), on_rgb, failed])
     assert scores["asrn_x4.d5", "Set14"][0] == 28.0
