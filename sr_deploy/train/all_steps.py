@@ -91,7 +91,7 @@ def _check_use(steps: Sequence[str], given: GivenModels) -> None:
     networks = [r for r in recipes if isinstance(r, Recipe)]
     used = {
         "judge": any(r.difficulty for r in networks),
-        "teacher": any(r.method == "distillation" for r in networks),
+        "teacher": any(r.teacher for r in networks),
         "vgg": any(isinstance(r, RouterRecipe) and r.distils for r in recipes),
     }
     for option, is_used in used.items():
@@ -132,7 +132,7 @@ def _train(name: str, run: TrainOptions, given: GivenModels, starts: Dict[str, s
         helpers: Dict[str, Any] = {}
         if recipe.difficulty:
             helpers["judge"] = given.judge or result(recipe.judge)
-        if recipe.method == "distillation":
+        if recipe.teacher:
             helpers["teacher"] = given.teacher or result(recipe.teacher)
         return checkpoint_from_images(name, run, **helpers)
     if isinstance(recipe, GainsRecipe):

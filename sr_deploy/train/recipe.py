@@ -144,7 +144,7 @@ class Recipe(BaseRecipe):
     arch: str
     scale: int
     method: str
-    """supervised, deep-supervision (DSL; with psd > 0 also PSD), distillation, sandwich (elastic
+    """supervised, deep-supervision (DSL; with psd > 0 also PSD), sandwich (elastic
     width), adaptive-depth or int8 (arch is then empty, and scale 0: the checkpoint decides)."""
     steps: int
     patch_hr: int

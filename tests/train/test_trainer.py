@@ -321,7 +321,7 @@ def test_every_method_trains_a_checkpoint(train, tmp_path):
     )
     path = train(teacher, tmp_path / "teacher")
     assert load_checkpoint(path).spec.variants == ("b1",)
-    student = replace(teacher, arch="srn-s", config={}, method="distillation")
+    student = replace(teacher, arch="srn-s", config={})
     training = load_checkpoint(
         train(student, tmp_path / "student", teacher=str(path))
     ).spec.training
@@ -348,7 +348,7 @@ def test_the_teachers_score_is_on_the_card(train, images, tmp_path):
         TINY,
         arch="srn-s",
         variant="b1",
-        method="distillation",
+        method="supervised",
         elastic=False,
         psd=0.0,
         patch_hr=30,
@@ -415,7 +415,7 @@ def test_a_recipe_requires_its_checkpoints(train, whole):
         TINY,
         arch="srn-s",
         variant="b1",
-        method="distillation",
+        method="supervised",
         psd=0.0,
         patch_hr=30,
         teacher="edsr-x4-3",
@@ -423,8 +423,11 @@ def test_a_recipe_requires_its_checkpoints(train, whole):
     with pytest.raises(InputError, match="needs a teacher") as e:
         train(distilling)
     assert "edsr-x4-3 with --teacher" in e.value.hint
-    with pytest.raises(InputError, match="has no teacher"):
-        train(teacher=str(whole[1]))
+    with pytest.raises(InputError, match="'adapter' has no teacher"):
+        train(
+            replace(TINY, arch="adaedsr", method="adapter", variant="d2", psd=0.0),
+            teacher=str(whole[1]),
+        )
     with pytest.raises(InputError, match="upscales x2; the recipe x4"):
         train(replace(distilling, scale=4, patch_hr=60), teacher=str(whole[1]))
 
@@ -631,7 +634,7 @@ def test_a_teacher_may_be_any_checkpoint_of_the_scale(train, tmp_path):
     teacher = save_checkpoint(
         tmp_path, "teacher", architecture.spec(2, variant, elastic=False), weights
     )
-    train(replace(TINY, method="distillation", psd=0.0, steps=1), teacher=str(teacher))
+    train(replace(TINY, method="supervised", psd=0.0, steps=1), teacher=str(teacher))
 
 
 def test_recipes_module_has_no_state_that_a_run_changes():
