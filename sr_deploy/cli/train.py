@@ -151,7 +151,12 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "--budget", metavar="TIME", help="Stop cleanly after this time, such as 90s, 10m or 2h."
 )
-@click.option("--teacher", metavar="MODEL", help="The teacher, for recipes that distil.")
+@click.option(
+    "--teacher",
+    metavar="MODEL",
+    help="A checkpoint whose output is learned too, beside the HR images; recipes that distil need "
+    "one.",
+)
 @click.option(
     "--judge",
     metavar="MODEL",
