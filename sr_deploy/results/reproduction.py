@@ -59,8 +59,9 @@ class PaperLine:
     variant: str = ""
     config: dict = field(default_factory=dict)
     """Where it differs from the architecture's default."""
-    checkpoint: str = ""
-    """The shipped checkpoint of this line, where its name is not that of the network."""
+    checkpoint: Optional[str] = ""
+    """The shipped checkpoint of this line, where its name is not that of the network; None: no
+    shipped one was trained so."""
     recipe: str = ""
     recorded: dict = field(default_factory=dict)
     """Our value by heading, of measurements that a note describes."""
@@ -174,9 +175,9 @@ def _our_text(
     ours = column.ours
     if ours.count:
         return f"{ours.times * count_of(line, ours) / ours.unit:.{ours.digits}f}"
-    name = network_name(line.checkpoint or line.network, line.variant)
-    if line.config and not line.checkpoint:
+    if line.checkpoint is None or (line.config and not line.checkpoint):
         return ""
+    name = network_name(line.checkpoint or line.network, line.variant)
     psnr_db, ssim = scores.get((name, ours.score), (None, None))
     if psnr_db is None:
         return ""

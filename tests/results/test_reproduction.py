@@ -71,6 +71,8 @@ def test_another_configuration_has_not_the_score_of_the_shipped_one():
     line = replace(OURS, config={"activation": "leaky_relu"})
     cells = item_table(replace(ITEM, lines=(line,)), two_million, SCORES).cells[0]
     assert cells == ("ASRN", "4", "4", "31.65/0.8867", "asrn-x4")
+    untrained = replace(OURS, checkpoint=None)
+    assert item_table(replace(ITEM, lines=(untrained,)), two_million, SCORES).cells[0] == cells
     named = replace(line, checkpoint="asrn_x4")
     assert "31.16/0.8804" in item_table(replace(ITEM, lines=(named,)), two_million, SCORES).cells[0]
 
