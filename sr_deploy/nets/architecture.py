@@ -201,15 +201,15 @@ class ElasticNetwork(nn.Module):
         super().__init__()
         self.architecture, self.largest = architecture, largest
         self.net = architecture.build(scale, largest, config)
-        # Only structures: their weights are slices of self.net's. A dict, so not submodules.
-        with torch.device("meta"):
-            self._static: Dict[str, nn.Module] = {
-                point: architecture.build(scale, Variant.parse(point), config)
-                for point in architecture.points(largest)
-            }
+        self._scale, self._config = scale, config
+        self._static: Dict[str, nn.Module] = {}  # a dict, so not submodules
 
     def forward(self, x: Tensor, variant: str) -> Tensor:
         """Upscale x, (N, 3, H, W) float 0..1 RGB, by `variant` to (N, 3, scale*H, scale*W)."""
+        point = Variant.parse(variant)
+        if variant not in self._static:  # only the structure: the weights are slices of self.net's
+            with torch.device("meta"):
+                self._static[variant] = self.architecture.build(self._scale, point, self._config)
         weights = {**dict(self.net.named_parameters()), **dict(self.net.named_buffers())}
-        weights = self.architecture.slice(weights, self.largest, Variant.parse(variant))
+        weights = self.architecture.slice(weights, self.largest, point)
         return torch.func.functional_call(self._static[variant], weights, (x,))

@@ -97,6 +97,8 @@ def split_network(checkpoint: Checkpoint, variants: Sequence[str]) -> SplitNetwo
 
 def split_asrn(networks: Sequence[nn.Module], depths: Sequence[int]) -> SplitNetwork:
     """Split ASRN after the blocks of its smallest depth, in the collapsed form of its layers."""
+    if not cast(ASRN, networks[0]).collapses:
+        raise InputError("only an ASRN of the paper's blocks can be split: its config has another")
     fused = [cast(CollapsedASRN, fuse_network(net)[0]) for net in networks]
     first = depths[0]
     start = nn.Sequential(*list(fused[-1].body)[:first])

@@ -79,7 +79,7 @@ def collapse_linear(net: nn.Module) -> Optional[nn.Module]:
     ASRN: the head joins the first block, the upsampler's 1x1 the last one; the rest of it becomes a
     3x3 and a pixel shuffle. EDSR: the tail to a 5x5 and a pixel shuffle.
     """
-    if isinstance(net, ASRN):
+    if isinstance(net, ASRN) and net.collapses:
         return CollapsedASRN(net).eval()
     if isinstance(net, EDSRBase) and isinstance(net.tail, nn.Sequential):
         fused = copy.deepcopy(net)
@@ -91,17 +91,24 @@ def collapse_linear(net: nn.Module) -> Optional[nn.Module]:
 def fold_shuffles(net: nn.Module) -> Optional[nn.Module]:
     """Replace the channel shuffle in ASRN's blocks by an order of the next 1x1's weights."""
     fused = copy.deepcopy(net)
-    blocks = [
-        module
-        for module in fused.modules()
-        if isinstance(module, MAB) and not isinstance(module.shuffle, nn.Identity)
-    ]
-    for block in blocks:
+    blocks = shuffled_blocks(fused)
+    for block in blocks.values():
         order = block.shuffle(torch.arange(block.reduce.in_channels).view(1, -1, 1, 1)).flatten()
         with torch.no_grad():
             block.reduce.weight[:, order] = block.reduce.weight.clone()
         block.shuffle = nn.Identity()
     return fused if blocks else None
+
+
+def shuffled_blocks(net: nn.Module) -> Dict[str, MAB]:
+    """Return ASRN's blocks whose shuffle precedes a 1x1 convolution, by name."""
+    return {
+        name: module
+        for name, module in net.named_modules()
+        if isinstance(module, MAB)
+        and isinstance(module.shuffle, nn.ChannelShuffle)
+        and isinstance(module.reduce, nn.Conv2d)
+    }
 
 
 PASSES: Mapping[str, Callable[[nn.Module], Optional[nn.Module]]] = {

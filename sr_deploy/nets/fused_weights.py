@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_deploy.nets.asrn import ASRN, MAB
+from sr_deploy.nets.asrn import ASRN
 from sr_deploy.nets.edsr import EDSRBase
-from sr_deploy.nets.fuse import collapsed_weights
+from sr_deploy.nets.fuse import collapsed_weights, shuffled_blocks
 from sr_deploy.nets.reparameterised import ReparameterisedConv
 
 
@@ -26,14 +26,13 @@ def fused_weights(net: nn.Module) -> Dict[str, Tensor]:
             _replace(weights, name, {f"{name}.weight": kernel})
             if bias is not None:
                 weights[f"{name}.bias"] = bias
-    if isinstance(net, ASRN):
+    if isinstance(net, ASRN) and net.collapses:
         _replace(weights, "head", {})
         _replace(weights, "upsampler", collapsed_weights(net))
-    for name, module in net.named_modules():
-        if isinstance(module, MAB) and not isinstance(module.shuffle, nn.Identity):
-            order = module.shuffle(torch.arange(module.reduce.in_channels).view(1, -1, 1, 1))
-            key = f"{name}.reduce.weight"
-            weights[key] = weights[key].index_select(1, order.flatten().argsort())
+    for name, block in shuffled_blocks(net).items():
+        order = block.shuffle(torch.arange(block.reduce.in_channels).view(1, -1, 1, 1))
+        key = f"{name}.reduce.weight"
+        weights[key] = weights[key].index_select(1, order.flatten().argsort())
     if isinstance(net, EDSRBase) and isinstance(net.tail, nn.Sequential):
         tail = {k: v for k, v in weights.items() if k.startswith("tail.")}
         border = {k.replace("tail.", "tail.tail.", 1): v for k, v in tail.items()}

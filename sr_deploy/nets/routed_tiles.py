@@ -34,7 +34,9 @@ def branches_modules(router: Router) -> Tuple[BranchesPlan, Dict[str, nn.Module]
     roles = spec.variants if len(set(spec.variants)) == len(names) else names
     patch = spec.patch_hw[0]
     network = router.network()
-    gains = RouterGains(network, patch) if isinstance(network, ModuleCL) else network
+    gains: nn.Module = network
+    if isinstance(network, ModuleCL):
+        gains = RouterGains(network, patch)
     modules: Dict[str, nn.Module] = {"gains": gains}
     modules.update((role, TileFSRCNN(net)) for role, net in zip(roles, networks))
     modules.update((whole_role(role), SubpixelFSRCNN(net)) for role, net in zip(roles, networks))

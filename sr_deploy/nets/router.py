@@ -1,4 +1,4 @@
-"""Routers: Module-CL, CDNSR's classifier of patches (section III-A), and its checkpoints.
+"""Routers: Module-CL, CDNSR's classifier of patches (section III-A), and checkpoints of routers.
 
 "Classification-based Dynamic Network for Efficient Super-Resolution". A router chooses between any
 ordered set of networks: separate ones, such as CDNSR's widths, or slices of an elastic checkpoint.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Sequence, Tuple, Union
+from typing import Any, List, Mapping, Sequence, Tuple, Union
 
 from torch import Tensor, nn
 
@@ -22,7 +22,9 @@ from sr_deploy.nets.checkpoint import (
 )
 from sr_deploy.nets.chooser import check_weights, load_chosen, read_weights
 from sr_deploy.nets.gains import GainsHead
+from sr_deploy.nets.mobilenetv2 import MobileNetV2
 
+MOBILENETV2 = "mobilenetv2"
 WIDTH = 128
 NARROW = 32
 
@@ -55,9 +57,12 @@ class ModuleCL(nn.Module):
         return self.classify(self.features(x).flatten(1))
 
 
+RouterNetwork = Union[ModuleCL, MobileNetV2, GainsHead]
+
+
 @dataclass(frozen=True)
 class Router:
-    """A trained Module-CL, or gains head of branches, with its card.
+    """A trained router or gains head of branches, with its card.
 
     `name` is its file's name without the suffix.
     """
@@ -75,7 +80,7 @@ class Router:
         """The branches, such as `asrn_x4.d1`, smallest first."""
         return tuple(network_name(b.model, b.variant) for b in self.spec.branches)
 
-    def network(self) -> Union[ModuleCL, GainsHead]:
+    def network(self) -> RouterNetwork:
         """Return the router with its weights, in eval mode."""
         net = router_network(self.spec)
         net.load_state_dict(self.weights)
@@ -123,22 +128,40 @@ class Router:
         return [c.network(b.variant) for c, b in zip(self.checkpoints(), self.spec.branches)]
 
 
-def router_network(spec: RouterSpec) -> Union[ModuleCL, GainsHead]:
-    """Return the untrained router of a card: Module-CL with `convs` in its configuration, a gains
-    head with `hidden`. Raises CheckpointError for a bad configuration.
+def classifier(config: Mapping[str, Any], classes: int) -> Union[ModuleCL, MobileNetV2]:
+    """Return the untrained router of classes of a configuration.
+
+    It is {"network": "mobilenetv2"}, or Module-CL's {"convs": 5}. Raises CheckpointError.
     """
-    for key in sorted(set(spec.config) - {"convs", "hidden"}):
+    if "network" not in config:
+        return ModuleCL(classes=classes, convs=config.get("convs", 5))
+    if config != {"network": MOBILENETV2}:
         raise CheckpointError(
-            f"unknown configuration key '{key}' of a router; expected convs or hidden"
+            f"'network' of a router must be {MOBILENETV2} and the only key, got {dict(config)}"
         )
-    for key, value in spec.config.items():
+    return MobileNetV2(classes=classes)
+
+
+def router_network(spec: RouterSpec) -> RouterNetwork:
+    """Return the untrained router of a card: a gains head with `hidden` in its configuration, else
+    a `classifier`. Raises CheckpointError for a bad configuration.
+    """
+    for key in sorted(set(spec.config) - {"network", "convs", "hidden"}):
+        raise CheckpointError(
+            f"unknown configuration key '{key}' of a router; expected network, convs or hidden"
+        )
+    for key in ("convs", "hidden"):
+        value = spec.config.get(key, 2)
         if type(value) is not int or not 2 <= value <= 100:
             raise CheckpointError(
                 f"'{key}' of a router must be an integer from 2 to 100, got {value!r}"
             )
     if "hidden" not in spec.config:
-        return ModuleCL(classes=len(spec.models), convs=spec.config.get("convs", 5)).eval()
-    if spec.blend != "none" or spec.patch_hw != (CELL_PX, CELL_PX) or "convs" in spec.config:
+        net = classifier(spec.config, len(spec.models))
+        if spec.blend == "none" and not isinstance(net, ModuleCL):
+            raise CheckpointError(f"a router {MOBILENETV2} takes patches that are blended")
+        return net.eval()
+    if spec.blend != "none" or spec.patch_hw != (CELL_PX, CELL_PX) or len(spec.config) > 1:
         raise CheckpointError(
             f"a router that predicts gains takes cells of {CELL_PX}x{CELL_PX} without blending"
         )

@@ -18,6 +18,7 @@ from sr_deploy.core.gains import CELL_PX
 from sr_deploy.core.jsonio import from_dict, read_json
 from sr_deploy.core.routers import BLENDS, CELL, OVERLAP_PX, blend_problems
 from sr_deploy.nets import ARCHITECTURES
+from sr_deploy.nets.router import MOBILENETV2
 from sr_deploy.train.contrast import DISTILLATION
 from sr_deploy.train.losses import METHODS, PIXEL_LOSSES
 from sr_deploy.train.schedule import knee_end, learning_rate
@@ -253,7 +254,7 @@ class RouterRecipe(BaseRecipe):
     """
 
     stage: str
-    """router: Module-CL with frozen branches; distil: branches with a frozen router; joint: all."""
+    """router: it alone, with frozen branches; distil: branches with a frozen router; joint: all."""
     scale: int
     steps: int
     patch_hr: int
@@ -261,6 +262,7 @@ class RouterRecipe(BaseRecipe):
     lr: float
     schedule: str
     classes: int = 3  # M, the number of branches
+    network: str = "module-cl"  # the router's; mobilenetv2 (Table III)
     convs: int = 5  # of Module-CL
     overlap: int = OVERLAP_PX  # LR pixels shared by neighbouring patches when the router runs
     blend: str = "ramp"
@@ -310,12 +312,20 @@ class RouterRecipe(BaseRecipe):
     trains = "a router"
     CHOICES = {
         "stage": STAGES,
+        "network": ("module-cl", MOBILENETV2),
         "objective": OBJECTIVES,
         "counting": COUNTINGS,
         "blend": BLENDS,
         "distillation": ("none", *DISTILLATION),
         "amp": AMP,
     }
+
+    @property
+    def router_config(self) -> Dict[str, Any]:
+        """The configuration of the router's network on its card."""
+        if self.network == MOBILENETV2:
+            return {"network": self.network}
+        return {"convs": self.convs}
 
     @property
     def learns_from_bank(self) -> bool:
@@ -339,6 +349,8 @@ class RouterRecipe(BaseRecipe):
             raise InputError(problem)
         valid = self.classes >= 2 and 2 <= self.convs <= 100
         self._expect(valid, "classes >= 2 and convs from 2 to 100", "classes", "convs")
+        can_be_tiled = self.network == "module-cl" or self.blend != "none"
+        self._expect(can_be_tiled, "the network module-cl with the blend none", "network", "blend")
         not_negative = min(self.lambda_reg, self.lambda_ct) >= 0
         weights = ("lambda_reg", "lambda_ct")
         self._expect(not_negative, "lambda_reg >= 0 and lambda_ct >= 0", *weights)

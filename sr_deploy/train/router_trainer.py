@@ -17,7 +17,8 @@ from sr_deploy.core.spec import Variant
 from sr_deploy.nets.architecture import Weights
 from sr_deploy.nets.checkpoint import Checkpoint
 from sr_deploy.nets.complexity import count
-from sr_deploy.nets.router import ModuleCL, Router, load_router, save_router
+from sr_deploy.nets.gains import GainsHead
+from sr_deploy.nets.router import Router, classifier, load_router, save_router
 from sr_deploy.train.bank import (
     BANK_BATCH,
     Bank,
@@ -128,8 +129,8 @@ class _RouterTask(Task):
         self.facts["method"] = f"routed, {recipe.stage}"
         if options.init is None:
             branches = [load_branch(text, recipe) for text in branch_names]
-            self.router = ModuleCL(classes=recipe.classes, convs=recipe.convs)
-            self.config: Dict[str, Any] = {"convs": recipe.convs}
+            self.config: Dict[str, Any] = recipe.router_config
+            self.router = classifier(self.config, recipe.classes)
         else:
             branches = self._start_from(options.init)
         self.branches = sort_branches(branches, recipe, self.name)
@@ -174,7 +175,7 @@ class _RouterTask(Task):
             for checkpoint, branch in zip(start.checkpoints(), start.spec.branches)
         ]
         router, self.config = start.network(), dict(start.spec.config)
-        if not isinstance(router, ModuleCL):
+        if isinstance(router, GainsHead):
             raise InputError(
                 f"'{init}' predicts gains; the recipe is for a router of classes",
                 hint="give the router that it was trained from",
@@ -241,7 +242,7 @@ class _RouterTask(Task):
             f"patches costs {oracle:.1%} of the largest (wanted {share:.1%})"
         )
 
-    def _networks(self, weights: Weights) -> Tuple[ModuleCL, List[Checkpoint]]:
+    def _networks(self, weights: Weights) -> Tuple[nn.Module, List[Checkpoint]]:
         """Return the router, calibrated if it learnt from labels, and the branches."""
         router = copy.deepcopy(self.router).cpu().eval()
         router.load_state_dict(_part(weights, "router.") or self.router.state_dict())

@@ -7,6 +7,7 @@ import torch
 
 from sr_deploy.core.errors import CheckpointError, InputError
 from sr_deploy.core.routers import RouterSpec
+from sr_deploy.nets.mobilenetv2 import MobileNetV2
 from sr_deploy.nets.router import ModuleCL, load_router, save_router
 
 SPEC = RouterSpec(
@@ -42,9 +43,9 @@ def test_it_tells_classes_of_any_number_and_patches_of_any_size_from_4x4():
         assert net(torch.rand(2, 3, h, w)).shape == (2, 5)
 
 
-def saved(folder, spec=SPEC, classes=3):
+def saved(folder, spec=SPEC, net=None):
     torch.manual_seed(0)
-    return save_router(folder, "r_x4", spec, ModuleCL(classes=classes).state_dict())
+    return save_router(folder, "r_x4", spec, (net or ModuleCL()).state_dict())
 
 
 def test_a_saved_router_is_loaded(tmp_path):
@@ -58,6 +59,15 @@ def test_a_saved_router_is_loaded(tmp_path):
     net = ModuleCL()
     x = torch.rand(1, 3, 32, 32)
     torch.testing.assert_close(router.network()(x), net(x))
+
+
+def test_mobilenetv2_is_loaded_with_its_running_means(tmp_path):
+    net = MobileNetV2()
+    x = torch.rand(4, 3, 32, 32)
+    net(x)  # in training mode
+    path = saved(tmp_path, replace(SPEC, config={"network": "mobilenetv2"}), net)
+    router = load_router(path).network()
+    torch.testing.assert_close(router(x), net.eval()(x))
 
 
 def test_a_router_for_another_number_of_classes(tmp_path):
@@ -74,6 +84,13 @@ def test_a_router_for_another_number_of_classes(tmp_path):
         ({"config": {"convs": 1}}, "'convs' of a router must be an integer from 2 to 100, got 1"),
         ({"config": {"hidden": 32}}, "takes cells of 32x32 without blending"),
         ({"config": {"depth": 1}}, "unknown configuration key 'depth'"),
+        ({"config": {"network": "vgg"}}, "must be mobilenetv2 and the only key, got .*'vgg'"),
+        ({"config": {"network": "mobilenetv2", "convs": 5}}, "mobilenetv2 and the only key"),
+        (
+            {"config": {"network": "mobilenetv2"}, "blend": "none", "overlap": 0},
+            "mobilenetv2 takes patches that are blended",
+        ),
+        ({"config": {"network": "mobilenetv2"}}, "does not fit its network"),
         ({"config": {"convs": 4}}, "does not fit its network"),
         ({"weights_sha256": "0"}, "does not match its card"),
     ],

@@ -6,6 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from sr_deploy.core.spec import Variant
+from sr_deploy.nets import ARCHITECTURES
+from sr_deploy.nets.checkpoint import save_checkpoint
 from sr_deploy.train.options import TrainOptions
 from sr_deploy.train.recipe import Recipe, RouterRecipe
 from sr_deploy.train.router_trainer import router_from_images
@@ -52,6 +55,14 @@ def train_network(recipe, folders, output, teacher=None, judge=None, **options):
 def train_router(recipe, folders, output, branches=(), vgg=None, **options):
     run_options = TrainOptions(folders, output, **options)
     return router_from_images(recipe, run_options, branches=branches, vgg=vgg)
+
+
+def untrained(folder, arch, width, name=None):
+    """Save a network of a width at x2 with random weights, and return its path."""
+    architecture, variant = ARCHITECTURES[arch], Variant.parse(width)
+    spec = architecture.spec(2, variant, elastic=False)
+    weights = architecture.build(2, variant).state_dict()
+    return str(save_checkpoint(folder, name or f"{arch}-{width}", spec, weights))
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,11 @@ import torch
 
 from sr_deploy.core.errors import InputError, SrDeployError
 from sr_deploy.nets import ARCHITECTURES
-from sr_deploy.nets.checkpoint import load_checkpoint
 from sr_deploy.train import recipe as recipe_module
 from sr_deploy.train.losses import TEACHABLE
 from sr_deploy.train.recipe import RECIPES, Recipe, load_recipe
-from tests.train.conftest import train_network
 
 NETWORKS = {name: recipe for name, recipe in RECIPES.items() if isinstance(recipe, Recipe)}
-ABLATIONS = [n for n in NETWORKS if "ablation" in n or "b-x" in n or n == "edsr-dsl-psd-x4"]
 
 
 def shapes(recipe):
@@ -98,36 +95,6 @@ def test_the_papers_numbers():
         2e-4,
     )
     assert RECIPES["srn-ntire-x4-3"].patch_hr == 640 and RECIPES["srn-x2"].patch_hr == 128
-
-
-def test_ablations_are_those_of_the_papers():
-    blocks = {
-        (RECIPES[n].arch, *RECIPES[n].config.values()) for n in ABLATIONS if n.startswith("srn")
-    }
-    assert blocks == {
-        (a, *b)
-        for a in ("srn", "srn-s")
-        for b in (("none", True), ("esa-old", True), ("esa", True), ("esa", False))
-    }
-    assert {RECIPES[n].variant for n in ABLATIONS if n.startswith("asrn")} == {
-        "d15",
-        "d25",
-        "d35",
-        "d45",
-    }
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ABLATIONS)
-def test_an_ablation_trains(name, images, cache, tmp_path):
-    recipe = RECIPES[name]
-    side = 15 if recipe.arch.startswith("srn") else 4
-    short = replace(recipe, steps=25, batch_size=1, patch_hr=side * recipe.scale)
-    trained = load_checkpoint(train_network(short, [images], tmp_path, name="net", cache=cache))
-    assert trained.spec.training["steps_done"] == 25
-    assert all(v.isfinite().all() for v in trained.weights.values())
-    y = trained.network()(torch.rand(1, 3, 16, 17))
-    assert y.shape == (1, 3, 16 * recipe.scale, 17 * recipe.scale)
 
 
 @pytest.mark.parametrize(

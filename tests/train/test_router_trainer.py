@@ -7,12 +7,10 @@ import pytest
 import torch
 
 from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError
-from sr_deploy.core.spec import Variant
-from sr_deploy.nets import ARCHITECTURES
-from sr_deploy.nets.checkpoint import load_checkpoint, save_checkpoint
+from sr_deploy.nets.checkpoint import load_checkpoint
 from sr_deploy.nets.router import load_router
 from sr_deploy.train.recipe import RECIPES, RouterRecipe, load_recipe
-from tests.train.conftest import TINY, TINY_ROUTER, train_network, train_router
+from tests.train.conftest import TINY, TINY_ROUTER, train_network, train_router, untrained
 
 ROUTED = replace(TINY_ROUTER, batch_size=8, alpha=0.5, valid_every=2, ema=0.9)
 WIDTHS = ("w2", "w4", "w8")
@@ -230,16 +228,8 @@ def test_another_checkpoint_is_not_written_over(steps, images, cache, tmp_path, 
 def test_two_branches_cannot_have_the_same_name(images, cache, tmp_path):
     names = []
     for folder, width in (("a", "w4"), ("b", "w8")):
-        architecture, variant = ARCHITECTURES["fsrcnn"], Variant.parse(width)
         (tmp_path / folder).mkdir()
-        spec = architecture.spec(2, variant, elastic=False)
-        names.append(
-            str(
-                save_checkpoint(
-                    tmp_path / folder, "net", spec, architecture.build(2, variant).state_dict()
-                )
-            )
-        )
+        names.append(untrained(tmp_path / folder, "fsrcnn", width, name="net"))
     with pytest.raises(InputError, match="two branches have the name 'net'"):
         train_router(
             replace(ROUTED, classes=2),
@@ -347,44 +337,6 @@ def test_the_papers_numbers():
             assert last.stage == "joint" and last.follows == f"cdnsr-{name}-{backbone}-x4-2"
 
 
-def untrained(folder, arch, width):
-    architecture, variant = ARCHITECTURES[arch], Variant.parse(width)
-    spec = architecture.spec(2, variant, elastic=False)
-    return str(
-        save_checkpoint(
-            folder, f"{arch}-{width}", spec, architecture.build(2, variant).state_dict()
-        )
-    )
-
-
-ABLATIONS = [name for name in ROUTER_RECIPES if "ablation" in name]
-
-
-@pytest.mark.parametrize("name", ABLATIONS)
-def test_an_ablation_trains(name, steps, images, cache, tmp_path):
-    recipe = ROUTER_RECIPES[name]
-    short = replace(
-        recipe,
-        steps=100,
-        scale=2,
-        patch_hr=8,
-        overlap=0,
-        bank=64,
-        batch_size=recipe.negatives + 1 if recipe.distils else 2,
-    )
-    if recipe.stage == "router":
-        arch = RECIPES[recipe.branches[0]].arch
-        start = {
-            "branches": [untrained(tmp_path, arch, f"w{4 * j + 4}") for j in range(recipe.classes)]
-        }
-    else:
-        start = {"init": str(steps[1][0])}
-    path = train_router(short, [images], tmp_path, name="net", cache=cache, **start)
-    router = load_router(path)
-    assert router.spec.training["steps_done"] == 100 and len(router.spec.models) == recipe.classes
-    assert router.network()(torch.rand(2, 3, 8, 8)).shape == (2, recipe.classes)
-
-
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -401,6 +353,11 @@ def test_an_ablation_trains(name, steps, images, cache, tmp_path):
         ({"alpha": 1.5}, "alpha to be a share from 0 to 1; got alpha 1.5"),
         ({"classes": 1}, "classes >= 2"),
         ({"convs": 1}, "convs from 2"),
+        ({"network": "vgg"}, "network is 'vgg'; expected module-cl, mobilenetv2"),
+        (
+            {"network": "mobilenetv2", "blend": "none", "overlap": 0},
+            "the network module-cl with the blend none; got network 'mobilenetv2', blend 'none'",
+        ),
         ({"lambda_reg": -1.0}, "lambda_reg >= 0"),
         ({"patch_hr": 6}, "at least 4 LR pixels"),
         ({"patch_hr": 17}, "multiple of the scale"),
@@ -442,6 +399,18 @@ def test_lambda_is_fitted_to_the_share_and_a_resumed_run_keeps_it(
     assert card["lambda_reg"] > 0 or fitted["without_cost_term"] <= 0.85
     whole = load_router(train_router(recipe, [images], tmp_path / "whole", **options))
     assert all(torch.equal(whole.weights[k], v) for k, v in router.weights.items())
+
+
+def test_mobilenetv2_as_the_router(images, cache, tmp_path):
+    names = [untrained(tmp_path, "fsrcnn", width) for width in ("w2", "w4", "w8")]
+    recipe = replace(ROUTED, network="mobilenetv2", steps=2)
+    first = train_router(recipe, [images], tmp_path, name="a", cache=cache, branches=names)
+    a = load_router(first)
+    assert a.spec.config == {"network": "mobilenetv2"} and a.spec.training["steps_done"] == 2
+    assert int(a.weights["features.1.num_batches_tracked"]) == 2
+    joint = replace(ROUTED, stage="joint", steps=1)
+    b = load_router(train_router(joint, [images], tmp_path, name="b", cache=cache, init=str(first)))
+    assert b.spec.config == a.spec.config and b.spec.router_macs == a.spec.router_macs
 
 
 def test_costs_as_the_paper_counts_them(images, cache, tmp_path):
