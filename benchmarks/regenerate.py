@@ -10,7 +10,8 @@ A table is enclosed by two comments. The first is the command that prints it:
     <!-- end of table -->
 
 (or `srdeploy reproduce PAPER`, `python3 benchmarks/agreement.py --table ...`, or that of
-adaptive.py, devices.py, precision.py, routers.py or which_model.py). Figures are the charts of the report as SVG and need matplotlib.
+adaptive.py, devices.py, precision.py, routers.py or which_model.py). Figures are the charts of the
+report as SVG and need matplotlib.
 `--check` changes nothing, and fails if something differs from the output of its command. Figures
 are compared only if matplotlib has the version that drew them.
 """

@@ -97,7 +97,7 @@ class Paper:
 CountOf = Callable[[PaperLine, OurValue], int]
 """Returns a count of a line's network."""
 Scores = Dict[Tuple[str, str], Tuple[Optional[float], Optional[float]]]
-"""PSNR in dB and SSIM on Y, by network (`asrn_x4.d5`) and set."""
+"""PSNR in dB and SSIM on Y, by network (`asrn_x4.d5`) and set, in lower case."""
 
 
 def paper_names() -> List[str]:
@@ -133,10 +133,11 @@ def scores_of(rows: Sequence[BenchmarkRow]) -> Scores:
     conditions, numbers = shipped_numbers()
     scores: Scores = {}
     if conditions is not None:
-        scores = {(name, conditions.set): (n.psnr_db, n.ssim) for name, n in numbers.items()}
+        shipped = _set_key(conditions.set)
+        scores = {(name, shipped): (n.psnr_db, n.ssim) for name, n in numbers.items()}
     for row in rows:
         if not row.error and row.metric == "y" and row.psnr_db is not None:
-            scores[network_name(row.model, row.variant), row.set] = (row.psnr_db, row.ssim)
+            scores[network_name(row.model, row.variant), _set_key(row.set)] = row.psnr_db, row.ssim
     return scores
 
 
@@ -178,11 +179,16 @@ def _our_text(
     if line.checkpoint is None or (line.config and not line.checkpoint):
         return ""
     name = network_name(line.checkpoint or line.network, line.variant)
-    psnr_db, ssim = scores.get((name, ours.score), (None, None))
+    psnr_db, ssim = scores.get((name, _set_key(ours.score)), (None, None))
     if psnr_db is None:
         return ""
     has_ssim = "/" in line.cells[index] and ssim is not None
     return f"{psnr_db:.2f}" + (f"/{ssim:.4f}" if has_ssim else "")
+
+
+def _set_key(name: str) -> str:
+    """Return the name of a set of images whatever its case; BSD100 is B100."""
+    return {"bsd100": "b100", "bsds100": "b100"}.get(name.lower(), name.lower())
 
 
 def introduction(paper: Paper) -> List[str]:

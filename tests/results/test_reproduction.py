@@ -31,7 +31,7 @@ COLUMNS = (
 OTHER = PaperLine(("VDSR", "10", "31.35/0.8830"))
 OURS = PaperLine(("ASRN", "4", "31.65/0.8867"), "asrn_x4", "d5", recipe="asrn-x4")
 ITEM = PaperItem("Table 1", "PSNR", COLUMNS, (OTHER, OURS), ("a note",), ("Set14",))
-SCORES = {("asrn_x4.d5", "Set5"): (31.162, 0.88041)}
+SCORES = {("asrn_x4.d5", "set5"): (31.162, 0.88041)}
 
 
 def two_million(line, ours):
@@ -83,9 +83,10 @@ def test_measured_rows_replace_and_add_scores():
     )
     on_rgb, failed = replace(row, metric="rgb", set="B100"), replace(row, set="X", error="no")
     scores = scores_of([row, replace(row, set="Set5", psnr_db=31.0), on_rgb, failed])
-    assert scores["asrn_x4.d5", "Set14"][0] == 28.0
-    assert scores["asrn_x4.d5", "Set5"][0] == 31.0
-    assert not {("asrn_x4.d5", "B100"), ("asrn_x4.d5", "X")} & set(scores)
+    assert scores["asrn_x4.d5", "set14"][0] == 28.0
+    assert scores["asrn_x4.d5", "set5"][0] == 31.0
+    assert not {("asrn_x4.d5", "b100"), ("asrn_x4.d5", "x")} & set(scores)
+    assert ("asrn_x4.d5", "b100") in scores_of([replace(row, set="BSD100")])
 
 
 @pytest.mark.parametrize("name", paper_names())
