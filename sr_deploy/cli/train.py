@@ -149,7 +149,17 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("recipe")
 @_run_options
 @click.option(
-    "--budget", metavar="TIME", help="Stop cleanly after this time, such as 90s, 10m or 2h."
+    "--steps",
+    type=click.IntRange(min=1),
+    help="Number of steps, at whose end the schedule ends; --resume keeps it.  [default: the "
+    "recipe's, or as many as fit in --budget]",
+)
+@click.option(
+    "--budget",
+    metavar="TIME",
+    help="Time for the run, such as 90s, 10m or 2h: a schedule that ends with the last step gets "
+    "as many steps as fit. With --steps, --resume, --all-steps or another schedule: stop after "
+    "this time.",
 )
 @click.option("--teacher", metavar="MODEL", help="The teacher, for recipes that distil.")
 @click.option(
@@ -188,7 +198,8 @@ def train(
 ) -> None:
     """Train a checkpoint by RECIPE, a name (see srdeploy recipes) or a .json file.
 
-    A run that was stopped by --budget, Ctrl-C or a crash continues with --resume.
+    A run that was stopped by --budget, Ctrl-C or a crash continues with --resume, to the number of
+    steps that it began with.
 
     With --all-steps, --branch gives the checkpoints that the branches of a router start from.
     """

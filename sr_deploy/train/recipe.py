@@ -6,9 +6,9 @@ README.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Collection, Dict, Mapping, Tuple, Type, Union
+from typing import Any, ClassVar, Collection, Dict, Mapping, Tuple, Type, TypeVar, Union, cast
 
 import torch
 
@@ -20,7 +20,7 @@ from sr_deploy.core.routers import BLENDS, CELL, OVERLAP_PX, blend_problems
 from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.train.contrast import DISTILLATION
 from sr_deploy.train.losses import METHODS, PIXEL_LOSSES
-from sr_deploy.train.schedule import knee_end, learning_rate
+from sr_deploy.train.schedule import ENDING, knee_end, learning_rate
 
 AMP = ("off", "bf16", "fp16")
 INT8 = "int8"
@@ -37,6 +37,9 @@ _PAPERS = {
 90 degrees, which gives the same eight orientations."""
 MAX_NUMBER = 10**9
 """Upper bound of any number in a recipe and of the number of trained parameters."""
+
+
+R = TypeVar("R", bound="BaseRecipe")
 
 
 class BaseRecipe:
@@ -60,7 +63,7 @@ class BaseRecipe:
     ema: float  # decay of the averaged weights, which are validated and saved; 0: no average
     clip_norm: float  # largest norm of the gradient; 0: not clipped
     amp: str
-    valid_every: int
+    valid_every: int  # at most: see `validates_every`
     follows: str  # the recipe whose result this one starts from (--init); `-best`: its best weights
     data: str  # the images that the paper trains on
     source: str
@@ -70,6 +73,31 @@ class BaseRecipe:
     def patch_hw(self) -> Tuple[int, int]:
         """Size of the LR patches, (h, w) in pixels."""
         return self.patch_hr // self.scale, self.patch_hr // self.scale
+
+    @property
+    def validates_every(self) -> int:
+        """Number of steps from one validation to the next: there are ten in a run, or more."""
+        return min(self.valid_every, max(self.steps // 10, 1))
+
+    @property
+    def has_end(self) -> bool:
+        """Whether what a step does depends on the number of steps."""
+        return self.schedule in ENDING
+
+    def with_steps(self: R, steps: int) -> R:
+        """Return the recipe with another number of steps, which is not checked."""
+        changed: R = replace(cast(Any, self), steps=steps)
+        return changed
+
+    def defaults(self) -> Dict[str, Any]:
+        """Return the values of the fields that a recipe need not have."""
+        values = {f.name: f.default for f in fields(cast(Any, self))}
+        values.update(
+            (f.name, f.default_factory())
+            for f in fields(cast(Any, self))
+            if f.default_factory is not MISSING
+        )
+        return {name: value for name, value in values.items() if value is not MISSING}
 
     def notes(self) -> Dict[str, str]:
         """Return what all runs do, by subject, and where the paper of `source` does otherwise."""
@@ -316,6 +344,10 @@ class RouterRecipe(BaseRecipe):
         "distillation": ("none", *DISTILLATION),
         "amp": AMP,
     }
+
+    @property
+    def has_end(self) -> bool:
+        return True  # the temperature of the softmax falls until the last step
 
     @property
     def learns_from_bank(self) -> bool:
