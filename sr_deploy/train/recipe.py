@@ -457,15 +457,16 @@ _NOTES = ("extends", "comment", "printed")
 """Keys of a recipe file that are no fields of the recipe."""
 
 
-def _shipped_fields() -> Dict[str, Dict[str, Any]]:
-    """Return the objects of the shipped recipe files, by the recipes' names."""
-    objects: Dict[str, Dict[str, Any]] = {}
+def _shipped_fields() -> Dict[str, Dict[str, Dict[str, Any]]]:
+    """Return the objects of the shipped recipe files, by folder and by the recipes' names."""
+    objects: Dict[str, Dict[str, Dict[str, Any]]] = {}
     for path in sorted((Path(__file__).parent / "recipes").glob("*/*.json")):
-        objects.update(read_json(path, InputError))
+        objects.setdefault(path.parent.name, {}).update(read_json(path, InputError))
     return objects
 
 
-_SHIPPED = _shipped_fields()
+_FOLDERS = _shipped_fields()
+_SHIPPED = {name: fields for recipes in _FOLDERS.values() for name, fields in recipes.items()}
 
 
 def _inherited(
@@ -500,6 +501,32 @@ def _recipe_from(fields: Dict[str, Any], source: Union[str, Path]) -> AnyRecipe:
 RECIPES: Mapping[str, AnyRecipe] = {
     name: _recipe_from(_inherited(fields), name) for name, fields in _SHIPPED.items()
 }
+
+
+_TITLES = {
+    "small": "Small: hours on one or two CPU cores",
+    "int8": "INT8: for any checkpoint, half an hour on a CPU core",
+    "gpu": "GPU: planned for half an hour on one GPU; none has been run on one",
+    "asrn": "ASRN, as printed",
+    "imdeception": "IMDeception, as printed",
+    "srn": "SRN, as printed",
+    "cdnsr": "CDNSR, as printed",
+    "adadsr": "AdaDSR, as printed",
+    "ntire": "Networks of the NTIRE challenges, as printed",
+}
+"""Of the folders of recipes, in the order in which they are listed."""
+_FOR_CPU = ("small", "int8")
+
+
+def recipe_groups(machine: str = "") -> Dict[str, Dict[str, AnyRecipe]]:
+    """Return the shipped recipes by name, in groups by the title of their folder.
+
+    machine: cpu, those that end in hours on one or two cores; gpu, the others; empty: all.
+    """
+    folders = [*(f for f in _TITLES if f in _FOLDERS), *(f for f in _FOLDERS if f not in _TITLES)]
+    if machine:
+        folders = [f for f in folders if (f in _FOR_CPU) == (machine == "cpu")]
+    return {_TITLES.get(f, f): {name: RECIPES[name] for name in _FOLDERS[f]} for f in folders}
 
 
 def load_recipe(name: str) -> AnyRecipe:

@@ -150,7 +150,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(steps, images, cache, tmp_pat
 def test_a_router_learns_from_errors_that_are_computed_once(steps, images, cache, tmp_path):
     recipe = replace(ROUTED, objective="labels", softness=1.5, bank=64, target_db=0.5, steps=30)
     options = {"name": "net", "cache": tmp_path / "cache", "branches": steps[0]}
-    train_router(recipe, [images], tmp_path, steps=4, budget_s=0.0, **options)
+    train_router(recipe, [images], tmp_path, steps=30, budget_s=0.0, **options)
     (bank,) = (tmp_path / "cache").glob("bank-*.pt")
     made = bank.stat().st_mtime_ns
     router = load_router(train_router(recipe, [images], tmp_path, resume=True, **options))
