@@ -48,8 +48,8 @@ class MetricsLog:
             if not self.columns:
                 self.columns = ["step", *metrics]
                 f.write(",".join(self.columns) + "\n")
-            row = [step, *(values.get(name, "") for name in self.columns[1:])]
-            f.write(",".join(map(str, row)) + "\n")
+            row = [f"{values[name]:.6g}" if name in values else "" for name in self.columns[1:]]
+            f.write(",".join([str(step), *row]) + "\n")
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
         self.writer.flush()

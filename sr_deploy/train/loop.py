@@ -28,7 +28,7 @@ from sr_deploy.core.progress import time_text
 from sr_deploy.train.data import unit_range
 from sr_deploy.train.logs import MetricsLog, quiet_log_writers
 from sr_deploy.train.options import TrainOptions
-from sr_deploy.train.pace import SAVE_EVERY_S, Pace
+from sr_deploy.train.pace import SAVE_EVERY_S, WARM_UP, Pace
 from sr_deploy.train.recipe import BaseRecipe
 from sr_deploy.train.state import TrainingRun
 
@@ -36,9 +36,8 @@ LOG_EVERY = 50
 """Steps between two lines of the logs."""
 REPORT_EVERY_S = 30.0
 """Time between two lines of progress if stderr is no terminal for a progress bar."""
-TRIAL_STEPS = 30
-TRIAL_SHARE = 0.05
-"""A trial ends after this many steps, or this share of the budget."""
+TRIAL_SHARE = 0.02
+"""Longest time of a trial, as a share of the budget."""
 
 
 class Fittable(Protocol):
@@ -49,6 +48,7 @@ class Fittable(Protocol):
     recipe: BaseRecipe
     options: TrainOptions
     started: float
+    needed_text: str
 
     def validate(self) -> float: ...
     def keep_best(self) -> None: ...
@@ -72,7 +72,7 @@ def choose_steps(training: Fittable, dataset: Datasets) -> int:
     """
     weights, trial = copy.deepcopy(training.run.net.state_dict()), _Trial(training)
     try:
-        _run_steps(training, dataset, range(min(TRIAL_STEPS, training.recipe.steps)), trial)
+        _run_steps(training, dataset, range(trial.steps), trial)
     finally:
         training.run.begin(weights)
     return trial.chosen
@@ -318,7 +318,9 @@ class _BetweenSteps(Callback):
 
     def _show_progress(self) -> None:
         step, steps, now = self.run.step, self.recipe.steps, time.monotonic()
-        left_s = min(self.pace.seconds(self.recipe, step), max(self.deadline - now, 0))
+        needed_s = self.pace.seconds(self.recipe, step)
+        left_s = min(needed_s, max(self.deadline - now, 0))
+        self.training.needed_text = time_text(needed_s)
         rate = f"{1 / self.pace.step_s:.2f} steps/s"
         self.bar.set_postfix_str(
             f"{rate}, {time_text(left_s)} left{self.loss_text}{self.valid_text}", refresh=False
@@ -345,7 +347,8 @@ class _Trial(_BetweenSteps):
 
     def __init__(self, training: Fittable) -> None:
         super().__init__(training)
-        self.chosen = 0
+        self.chosen, steps = 0, self.recipe.steps
+        self.steps = min(max(30, steps // 100), steps)
         now = time.monotonic()
         self.ends_at = now + TRIAL_SHARE * (self.deadline - now)
 
@@ -353,8 +356,7 @@ class _Trial(_BetweenSteps):
         step, pace, recipe, options = self.run.step, self.pace, self.recipe, self.options
         if self.run.interrupted:
             return True
-        enough = time.monotonic() > self.ends_at and step > 1
-        if step < min(TRIAL_STEPS, recipe.steps) and not enough:
+        if step < self.steps and (time.monotonic() < self.ends_at or step < WARM_UP + 2):
             return False
         with pace.between("saving"), tempfile.TemporaryDirectory(dir=options.output) as folder:
             self.run.save(Path(folder) / "state.pt", {})

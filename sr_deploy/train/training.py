@@ -174,7 +174,8 @@ class Training:
         )
         self.earlier_hours = 0.0
         self.bicubic_db: Optional[float] = None
-        self.valid_text = ""
+        self.valid_text = self.needed_text = ""
+        """The last score, and the time that the steps that are left need."""
 
     def train(self) -> None:
         """Train, and write the result and the state."""
@@ -211,9 +212,10 @@ class Training:
     def _report_end(self) -> None:
         run, steps = self.run, self.recipe.steps
         if 0 < run.step < steps:
-            reason = "" if run.interrupted else f" of {steps}, the time is up"
+            why = "" if run.interrupted else "the time is up; "
             self.options.log(
-                f"stopped after step {run.step}{reason}; resume with the same command and --resume"
+                f"stopped after step {run.step} of {steps}: {why}the others take about "
+                f"{self.needed_text}; resume with the same command and --resume"
             )
         if self.valid_text and not run.interrupted:
             self.options.log(self.valid_text)

@@ -15,9 +15,9 @@ def test_a_resumed_run_goes_on_in_one_file(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     before = write(tmp_path, 0, [50, 100, 150], valid_psnr_db=30.5)
-    assert before.startswith("step,loss,valid_psnr_db\n50,25.0,30.5\n")
+    assert before.startswith("step,loss,valid_psnr_db\n50,25,30.5\n")
     again = write(tmp_path, 100, [150, 200])  # it was killed after its state of step 100
-    assert again.splitlines()[3:] == ["150,75.0,", "200,100.0,"]
+    assert again.splitlines()[3:] == ["150,75,", "200,100,"]
     assert again.startswith(before.partition("150,")[0])
     events = EventAccumulator(str(tmp_path))
     events.Reload()
@@ -30,9 +30,9 @@ def test_lines_that_a_kill_left_behind_are_dropped(tmp_path, rest):
     write(tmp_path, 0, [50])
     with open(tmp_path / "metrics.csv", "a", errors="surrogateescape") as f:
         f.write(rest)
-    assert write(tmp_path, 100, [150]).splitlines()[1:] == ["50,25.0,", "150,75.0,"]
+    assert write(tmp_path, 100, [150]).splitlines()[1:] == ["50,25,", "150,75,"]
 
 
 def test_an_empty_file_begins_anew(tmp_path):
     (tmp_path / "metrics.csv").touch()
-    assert write(tmp_path, 100, [150]) == "step,loss,valid_psnr_db\n150,75.0,\n"
+    assert write(tmp_path, 100, [150]) == "step,loss,valid_psnr_db\n150,75,\n"
