@@ -261,11 +261,13 @@ def test_two_processes_train_the_same_network(images, cache, tmp_path, launcher)
         command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command]
     else:
         command += ["--devices", "2"]
+    command += ["--budget", "1h"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [sys.executable, *map(str, command)], env=env, capture_output=True, text=True, timeout=240
     )
     assert run.returncode == 0, run.stderr
+    assert run.stderr.count("all 6 steps fit in 1 h 0 min") == 1
     assert run.stdout.strip() == str(tmp_path / "two" / "net.safetensors")  # printed once
     alone = load_checkpoint(
         train_network(TINY, [images], tmp_path / "one", name="net", cache=cache)
