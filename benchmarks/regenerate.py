@@ -9,8 +9,9 @@ A table is enclosed by two comments. The first is the command that prints it:
     <!-- srdeploy table benchmarks/rows.jsonl --where protocol=steady -->
     <!-- end of table -->
 
-(or `python3 benchmarks/agreement.py --table ...`, or that of adaptive.py, devices.py, precision.py,
-routers.py or which_model.py). Figures are the charts of the report as SVG and need matplotlib.
+(or `srdeploy reproduce PAPER`, `python3 benchmarks/agreement.py --table ...`, or that of
+adaptive.py, devices.py, precision.py, routers.py or which_model.py). Figures are the charts of the
+report as SVG and need matplotlib.
 `--check` changes nothing, and fails if something differs from the output of its command. Figures
 are compared only if matplotlib has the version that drew them.
 """
@@ -34,6 +35,7 @@ DOCUMENTS = (
     "docs/benchmarks.md",
     "docs/cpu.md",
     "docs/devices.md",
+    *(f"docs/papers/{name}.md" for name in ("asrn", "imdeception", "srn", "cdnsr", "adadsr")),
 )
 ROWS = "benchmarks/rows.jsonl"
 PRECISIONS = "benchmarks/precision/rows.jsonl"
@@ -46,6 +48,7 @@ FIGURES = {
 """The prefix of each figure's name, and its rows: of one device and one set of images."""
 _PROGRAMS = (
     "srdeploy table",
+    "srdeploy reproduce",
     *(
         f"python3 benchmarks/{name}.py --table"
         for name in ("agreement", "adaptive", "devices", "precision", "routers", "which_model")

@@ -76,6 +76,9 @@ TASKS: Tuple[Tuple[str, Dict[str, ListedCommand]], ...] = (
                 "select --target cpu --fps 30",
                 "the best network within limits",
             ),
+            "reproduce": ListedCommand(
+                "reproduce:reproduce", "reproduce asrn", "a paper's tables, ours beside them"
+            ),
             "report": ListedCommand(
                 "report:report", "report rows.jsonl -o report.html", "a page with charts"
             ),

@@ -99,12 +99,14 @@ class UntrainedModel:
     architecture: Architecture
     scale: int
 
-    def network(self, variant: Optional[str] = None) -> nn.Module:
+    def network(
+        self, variant: Optional[str] = None, config: Optional[Dict[str, Any]] = None
+    ) -> nn.Module:
         """Return the untrained static network of `variant` (None: the size in the paper).
 
-        Raises VariantError.
+        config: where it differs from the architecture's default. Raises VariantError.
         """
-        return self.architecture.build(self.scale, self.architecture.parse(variant))
+        return self.architecture.build(self.scale, self.architecture.parse(variant), config)
 
     def checkpoint(self) -> Checkpoint:
         """Return a checkpoint of the size in the paper with random weights, always the same."""

@@ -67,29 +67,39 @@ class LossSettings(Protocol):
 
 @dataclass(frozen=True)
 class LossInputs:
-    """A batch, the recipe, the random numbers of the step, and the teacher if there is one."""
+    """A batch, the recipe, the random numbers of the step, and a teacher's output."""
 
     lr: Tensor  # (N, 3, H, W) float, 0..1, RGB
     hr: Tensor  # (N, 3, scale*H, scale*W)
     recipe: LossSettings
     rng: np.random.Generator
-    teacher: Optional[nn.Module] = None
+    taught: Optional[Tensor] = None
+    """The output of a frozen teacher, (N, 3, scale*H, scale*W)."""
 
     def pixel_loss(self, sr: Tensor, target: Optional[Tensor] = None) -> Tensor:
         """Return the recipe's pixel loss against `target`, by default against hr."""
         return pixel_loss(self.recipe.loss, sr, self.hr if target is None else target)
 
+    def terms(self, name: str, sr: Tensor) -> Terms:
+        """Return the loss against hr and, with a teacher, that against its output: SRN's eq. 4."""
+        terms = {name: self.pixel_loss(sr)}
+        if self.taught is not None:
+            terms[f"{name}, teacher"] = self.pixel_loss(sr, self.taught)
+        return terms
+
 
 def supervised(elastic: ElasticNetwork, step: LossInputs) -> Terms:
-    """One network, one loss: ASRN (SS), EDSR, SRN without distillation, IMDeception's paper."""
-    return {"pixel": step.pixel_loss(training_forward(elastic.net)(step.lr))}
+    """One network, one loss: ASRN (SS), EDSR, IMDeception; with a teacher SRN."""
+    return step.terms("pixel", training_forward(elastic.net)(step.lr))
 
 
 def deep_supervision(elastic: ElasticNetwork, step: LossInputs) -> Terms:
     """ASRN's eq. 11: the loss at full depth (eq. 5) and others (eq. 7), and psd times eq. 10."""
     net: Any = elastic.net
     features, images = net.forward_depths(step.lr)
-    terms = {f"depth {n}": step.pixel_loss(sr) for n, sr in enumerate(images, 1)}
+    terms: Terms = {}
+    for n, sr in enumerate(images, 1):
+        terms.update(step.terms(f"depth {n}", sr))
     recipe = step.recipe
     if recipe.psd:
         psd = progressive_self_distillation(features, detached=recipe.psd_detached)
@@ -97,20 +107,11 @@ def deep_supervision(elastic: ElasticNetwork, step: LossInputs) -> Terms:
     return terms
 
 
-def distillation(elastic: ElasticNetwork, step: LossInputs) -> Terms:
-    """SRN's eq. 4: the distance to HR plus that to the output of a frozen teacher."""
-    assert step.teacher is not None
-    sr = training_forward(elastic.net)(step.lr)
-    with torch.no_grad():
-        target = step.teacher(step.lr).to(step.hr.dtype)
-    return {"pixel": step.pixel_loss(sr), "teacher": step.pixel_loss(sr, target)}
-
-
 def sandwich(elastic: ElasticNetwork, step: LossInputs) -> Terms:
     """Elastic width: the largest, smallest and a random point; the largest teaches the others."""
     points = elastic.architecture.points(elastic.largest)
     largest = elastic(step.lr, points[-1])
-    terms = {"largest": step.pixel_loss(largest)}
+    terms = step.terms("largest", largest)
     target = largest.detach().to(step.hr.dtype)
     students = {"smallest": points[0]}
     between = points[1:-1]
@@ -262,11 +263,14 @@ def _errors_of_depths(net: Any, features: Tensor, hr: Tensor) -> Tensor:
 METHODS: Dict[str, Callable[[ElasticNetwork, LossInputs], Terms]] = {
     "supervised": supervised,
     "deep-supervision": deep_supervision,
-    "distillation": distillation,
     "sandwich": sandwich,
     "adaptive-depth": adaptive_depth,
     "adapter": adapter,
 }
+
+
+TEACHABLE = ("supervised", "deep-supervision", "sandwich")
+"""The methods that a teacher may take part in."""
 
 
 def training_forward(net: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, Optional, Sequence, Union
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sr_deploy.core.errors import InputError
@@ -17,7 +18,7 @@ from sr_deploy.nets.checkpoint import Checkpoint, load_checkpoint, save_checkpoi
 from sr_deploy.train.data import Pair
 from sr_deploy.train.difficulty import patches_of_class
 from sr_deploy.train.int8_trainer import Int8Task, recipe_of_start
-from sr_deploy.train.losses import METHODS, LossInputs, Terms
+from sr_deploy.train.losses import METHODS, TEACHABLE, LossInputs, Terms
 from sr_deploy.train.options import TrainOptions
 from sr_deploy.train.recipe import INT8, Recipe
 from sr_deploy.train.training import (
@@ -85,14 +86,16 @@ def _check_inputs(
             "this recipe starts from trained weights",
             hint=f"give the result of {recipe.follows} with --init",
         )
-    distils = recipe.method == "distillation"
-    if distils and teacher is None:
+    if recipe.teacher and teacher is None:
         raise InputError(
             "this recipe needs a teacher",
-            hint=f"give the result of {recipe.teacher or 'another recipe'} with --teacher",
+            hint=f"give the result of {recipe.teacher} with --teacher",
         )
-    if teacher is not None and not distils:
-        raise InputError("this recipe has no teacher", hint="remove --teacher")
+    if teacher is not None and recipe.method not in TEACHABLE:
+        raise InputError(
+            f"the method '{recipe.method}' has no teacher; {', '.join(TEACHABLE)} may have one",
+            hint="remove --teacher",
+        )
     if recipe.difficulty and judge is None:
         raise InputError(
             "this recipe trains on patches of one class of difficulty",
@@ -109,7 +112,6 @@ class _NetworkTask(Task):
         self, recipe: Recipe, options: TrainOptions, teacher: Optional[str], judge: Optional[str]
     ) -> None:
         super().__init__(recipe, options)
-        self.recipe = recipe
         self.architecture = ARCHITECTURES[recipe.arch]
         largest = self.architecture.parse(recipe.variant or None)
         self.elastic = ElasticNetwork(
@@ -154,7 +156,11 @@ class _NetworkTask(Task):
 
     def terms(self, lr: Tensor, hr: Tensor, step: int) -> Terms:
         rng = np.random.default_rng((self.options.seed, step, 1))
-        inputs = LossInputs(lr, hr, self.recipe, rng, self.teacher_net)
+        taught = None
+        if self.teacher_net is not None:
+            with torch.no_grad():
+                taught = self.teacher_net(lr).to(hr.dtype)
+        inputs = LossInputs(lr, hr, self.recipe, rng, taught)
         return METHODS[self.recipe.method](self.elastic, inputs)
 
     def write(self, stem: str, weights: Weights, card: Dict[str, Any]) -> Path:

@@ -13,7 +13,6 @@ from sr_deploy.nets.architecture import ElasticNetwork
 from sr_deploy.train.losses import (
     LossInputs,
     deep_supervision,
-    distillation,
     pixel_loss,
     progressive_self_distillation,
     sandwich,
@@ -22,9 +21,9 @@ from sr_deploy.train.losses import (
 from tests.train.conftest import TINY
 
 
-def given(lr, hr, *, loss="l1", psd=0.0, psd_detached=True, teacher=None, seed=0):
+def given(lr, hr, *, loss="l1", psd=0.0, psd_detached=True, taught=None, seed=0):
     recipe = replace(TINY, loss=loss, psd=psd, psd_detached=psd_detached)
-    return LossInputs(lr, hr, recipe, np.random.default_rng(seed), teacher)
+    return LossInputs(lr, hr, recipe, np.random.default_rng(seed), taught)
 
 
 @pytest.mark.parametrize(
@@ -155,30 +154,28 @@ def test_deep_supervision_of_edsr_scores_every_depth_of_its_slices():
 
 
 @pytest.mark.parametrize("name", ["srn", "srn-s"])  # with and without the last convolution
-def test_distillation_is_equation_4_with_a_frozen_teacher(name):
+def test_with_a_teacher_the_loss_is_equation_4(name):
     torch.manual_seed(0)
     elastic = ElasticNetwork(ARCHITECTURES[name], 4, Variant("b", 1))
-    teacher = ARCHITECTURES["edsr"].build(4, Variant("b", 1), {"channels": 4})
-    lr, hr = torch.rand(2, 3, 16, 15), torch.rand(2, 3, 64, 60)
-    terms = distillation(elastic, given(lr, hr, teacher=teacher))
+    lr, hr, taught = torch.rand(2, 3, 16, 15), torch.rand(2, 3, 64, 60), torch.rand(2, 3, 64, 60)
+    terms = supervised(elastic, given(lr, hr, taught=taught))
     y = elastic.net(lr)
-    expected = (y - hr).abs().mean() + (y - teacher(lr)).abs().mean()
+    expected = (y - hr).abs().mean() + (y - taught).abs().mean()
     torch.testing.assert_close(sum(terms.values()), expected)
     sum(terms.values()).backward()
-    assert all(p.grad is None for p in teacher.parameters())
     assert all(p.grad is not None for p in elastic.net.parameters())
 
 
-def test_distillation_takes_the_loss_of_its_stage():
+def test_a_teacher_takes_part_in_the_loss_of_the_stage_and_at_every_depth():
     torch.manual_seed(0)
-    elastic = ElasticNetwork(ARCHITECTURES["srn-s"], 2, Variant("b", 1))
-    lr, hr = torch.rand(1, 3, 15, 15), torch.rand(1, 3, 30, 30)
-    terms = distillation(
-        elastic, given(lr, hr, loss="l2", teacher=torch.nn.Upsample(scale_factor=2))
-    )
-    y, taught = elastic.net(lr), lr.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    torch.testing.assert_close(terms["pixel"], ((y - hr) ** 2).mean())
-    torch.testing.assert_close(terms["teacher"], ((y - taught) ** 2).mean())
+    elastic = ElasticNetwork(ARCHITECTURES["asrn"], 2, Variant("d", 2))
+    lr, hr, taught = torch.rand(1, 3, 9, 9), torch.rand(1, 3, 18, 18), torch.rand(1, 3, 18, 18)
+    terms = deep_supervision(elastic, given(lr, hr, loss="l2", taught=taught))
+    assert list(terms) == ["depth 1", "depth 1, teacher", "depth 2", "depth 2, teacher"]
+    for n in (1, 2):
+        y = elastic(lr, f"d{n}")
+        torch.testing.assert_close(terms[f"depth {n}"], ((y - hr) ** 2).mean())
+        torch.testing.assert_close(terms[f"depth {n}, teacher"], ((y - taught) ** 2).mean())
 
 
 class Points:
