@@ -14,13 +14,18 @@ from sr_deploy.cli.output import emit, emit_json
 from sr_deploy.cli.progress import terminal_progress
 from sr_deploy.cli.tables import emit_table
 from sr_deploy.core.counts import COUNTERS, NTIRE_HW, Counts
-from sr_deploy.core.errors import InputError
+from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.core.shipped import shipped_checkpoints
 from sr_deploy.core.sizes import HW, hw_text, parse_hw, up_to_multiple
 from sr_deploy.core.spec import check_min_hw
 from sr_deploy.results.render import make_table
 from sr_deploy.results.slips import slips_of
 
+_COLUMNS: Dict[str, Tuple[Tuple[str, ...], Tuple[Tuple[float, int], ...]]] = {
+    "variant": (("#Params [M]", "FLOPs [G]", "#Acts [M]"), ((1e6, 3), (1e9, 2), (1e6, 2))),
+    "part": (("#Params [K]", "FLOPs [M]", "#Acts [M]"), ((1e3, 3), (1e6, 3), (1e6, 3))),
+}
+"""The columns of a table of variants or of parts, with the unit and the digits of each."""
 _WITH_PARTS = ("router", "gains", "plan")
 """Kinds of networks that choose between others, or are in several files."""
 
@@ -108,35 +113,25 @@ def _parts(model: str, variants: Optional[str], hw: Optional[HW]) -> Optional[_R
     from sr_deploy.runtime.opener import kind_of, split_variant
 
     source, named = split_variant(model)
-    counted: Optional[_Records] = None
-    if kind_of(source) in _WITH_PARTS:
-        from sr_deploy.runtime.opener.part_counts import counts_of_parts
-
-        counted = counts_of_parts(source, hw)
-    else:
-        recipe = _recipe(source)
-        if recipe is not None and not hasattr(recipe, "arch"):
-            counted = _recipe_parts(recipe, hw)
-    if counted is not None and (variants or named):
+    recipe = _recipe(source)
+    with_parts = recipe is not None and not hasattr(recipe, "arch")
+    if kind_of(source) not in _WITH_PARTS and not with_parts:
+        return None
+    if variants or named:
         raise InputError(f"'{source}' has parts and no variants", hint="omit --variants")
-    return counted
+    if with_parts:
+        from sr_deploy.train.recipe_parts import counts_of_recipe
 
+        return counts_of_recipe(recipe, hw)
+    from sr_deploy.runtime.opener.part_counts import counts_of_parts
 
-def _recipe_parts(recipe: Any, hw: Optional[HW]) -> _Records:
-    from sr_deploy.nets.complexity import count_record
-    from sr_deploy.train.recipe_parts import networks_of
-
-    at = hw or recipe.patch_hw
-    return {
-        name: lambda network=network: count_record(network, at)  # type: ignore[misc]
-        for name, network in networks_of(recipe).items()
-    }
+    return counts_of_parts(source, hw)
 
 
 def _variants(model: str, variants: Optional[str], hw: Optional[HW]) -> _Records:
-    from sr_deploy.runtime.opener import describe
+    from sr_deploy.runtime.opener import describe, split_variant
 
-    recipe = _recipe(model)
+    recipe = _recipe(split_variant(model)[0])
     if recipe is None:
         names = [network.variant for network in describe(model, variants, untrained=True)]
     else:
@@ -158,36 +153,42 @@ def _emit_several(model: str, what: str, records: _Records, counter: str, as_jso
     if as_json:
         emit_json(counted)
         return
+    headings, units = _COLUMNS[what]
+    keys = ("params", "macs", "acts")
     cells = [
-        [
-            c[what],
-            f"{c['params'] / 1e6:.3f}",
-            f"{c['macs'] / 1e9:.{4 if what == 'part' else 2}f}",
-            f"{c['acts'] / 1e6:.2f}",
-            str(c["convs"]),
-        ]
+        [c[what], *(f"{c[key] / unit:.{digits}f}" for key, (unit, digits) in zip(keys, units))]
+        + [str(c["convs"])]
         for c in counted
     ]
-    headings = [what, "#Params [M]", "FLOPs [G]", "#Acts [M]", "#Conv"]
     sizes = " and ".join(dict.fromkeys(hw_text(c["hw"]) for c in counted))
     notes = [f"{model}, multiply-accumulates at {sizes}, counter {counter}"]
-    emit_table(make_table(headings, cells, notes))
+    emit_table(make_table([what, *headings, "#Conv"], cells, notes))
 
 
 def _recipe(source: str) -> Any:
-    """Return the shipped recipe of this name; None for a file, a checkpoint or an architecture."""
-    from sr_deploy.nets.checkpoint import parse_untrained
-    from sr_deploy.runtime.opener import kind_of, split_variant
+    """Return the recipe of this name; None for a file, a checkpoint, an architecture or code.
 
-    source, _ = split_variant(source)
-    shipped = source in (path.stem for path in shipped_checkpoints())
-    if kind_of(source) != "checkpoint" or shipped or Path(source).exists():
+    Raises InputError for a name of nothing.
+    """
+    from sr_deploy.runtime.opener import kind_of
+
+    shipped = [path.stem for path in shipped_checkpoints()]
+    is_file = bool(Path(source).suffix) or Path(source).exists()
+    if kind_of(source) != "checkpoint" or source in shipped or is_file:
         return None
+    from sr_deploy.nets.checkpoint import parse_untrained
+
     if parse_untrained(source) is not None:
         return None
     from sr_deploy.train.recipe import RECIPES
 
-    return RECIPES.get(source)
+    if source not in RECIPES:
+        raise InputError(
+            f"there is no model '{source}', and no recipe of that name",
+            hint=did_you_mean(source, [*shipped, *RECIPES])
+            or "srdeploy models and srdeploy recipes list the names",
+        )
+    return RECIPES[source]
 
 
 def _counted(model: str, variant: Optional[str], hw: HW) -> Tuple[Dict[str, Any], str]:

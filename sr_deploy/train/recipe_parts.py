@@ -1,44 +1,53 @@
-"""The networks that recipes of routers and gains heads train or choose between, untrained."""
+"""Counts of what recipes of routers and gains heads train or choose between."""
 
 from __future__ import annotations
 
-from typing import Dict, Union
+import functools
+from typing import Any, Callable, Dict, Optional, Union
 
 import torch
 from torch import nn
 
+from sr_deploy.core.counts import NTIRE_HW
+from sr_deploy.core.sizes import HW
+from sr_deploy.core.spec import network_name
+from sr_deploy.nets.complexity import count_record
 from sr_deploy.nets.gains import GainsHead
 from sr_deploy.nets.router import classifier
-from sr_deploy.train.recipe import RECIPES, GainsRecipe, Recipe, RouterRecipe
+from sr_deploy.train.recipe import RECIPES, AnyRecipe, GainsRecipe, Recipe, RouterRecipe
 
 
-def networks_of(recipe: Union[RouterRecipe, GainsRecipe]) -> Dict[str, nn.Module]:
-    """Return the router or the gains head of a recipe and what it chooses between, by name.
+def counts_of_recipe(
+    recipe: Union[RouterRecipe, GainsRecipe], hw: Optional[HW] = None
+) -> Dict[str, Callable[[], Dict[str, Any]]]:
+    """Return what counts the router or the gains head of a recipe, and each network it chooses.
 
-    They are without numbers, on the meta device. The branches of a router are those of the first
-    recipe that it follows; those of a gains head, the depths of the network that it follows.
+    A count is as a manifest has it. The branches of a router are those of the first recipe that it
+    follows; those of a gains head, the depths of the network that it follows.
+    hw: the LR size; None: a patch of a router, 256x256 for a gains head.
     """
-    if isinstance(recipe, GainsRecipe):
-        with torch.device("meta"):
-            head = GainsHead(depths=len(recipe.depths) - 1, hidden=recipe.hidden)
-        return {"gains": head, **_chosen_by_gains(recipe)}
     with torch.device("meta"):
-        router = classifier(recipe.router_config, recipe.classes)
-    return {"router": router, **_branches(recipe)}
+        if isinstance(recipe, GainsRecipe):
+            head = GainsHead(depths=len(recipe.depths) - 1, hidden=recipe.hidden)
+            chooser: Dict[str, nn.Module] = {"gains": head}
+            usual_hw = NTIRE_HW
+        else:
+            chooser = {"router": classifier(recipe.router_config, recipe.classes)}
+            usual_hw = recipe.patch_hw
+    networks = {**chooser, **_chosen(recipe)}
+    return {
+        name: functools.partial(count_record, net, hw or usual_hw) for name, net in networks.items()
+    }
 
 
-def _branches(recipe: RouterRecipe) -> Dict[str, nn.Module]:
-    followed = RECIPES.get(recipe.follows)
-    if not recipe.branches and isinstance(followed, RouterRecipe):
-        return _branches(followed)
-    trained = {name: RECIPES[name] for name in recipe.branches}
-    return {name: r.build() for name, r in trained.items() if isinstance(r, Recipe)}
-
-
-def _chosen_by_gains(recipe: GainsRecipe) -> Dict[str, nn.Module]:
-    followed = RECIPES.get(recipe.follows)
-    if isinstance(followed, RouterRecipe):
-        return _branches(followed)
+def _chosen(recipe: Union[RouterRecipe, GainsRecipe]) -> Dict[str, nn.Module]:
+    """Return the branches or depths by name, without numbers."""
+    branches = getattr(recipe, "branches", ())
+    trained: Dict[str, AnyRecipe] = {name: RECIPES[name] for name in branches}
+    if trained:
+        return {name: r.build() for name, r in trained.items() if isinstance(r, Recipe)}
+    followed = RECIPES[recipe.follows]
     if isinstance(followed, Recipe):
-        return {f"{recipe.follows}.{depth}": followed.build(depth) for depth in recipe.depths}
-    return {}
+        depths = getattr(recipe, "depths", ())
+        return {network_name(recipe.follows, depth): followed.build(depth) for depth in depths}
+    return _chosen(followed)

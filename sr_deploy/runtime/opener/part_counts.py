@@ -21,7 +21,8 @@ def counts_of_parts(text: str, hw: Optional[HW] = None) -> Dict[str, Count]:
     """Return what counts each part of a router, a gains head or a plan, by its name.
 
     A count is as a manifest has it. Of a router they are the router and its branches, of a gains
-    head it and its depths, as trained. Of a plan they are its graphs that take the image.
+    head it and its depths, as trained. Of a plan they are its graphs, each as if it saw the whole
+    image.
     hw: the LR size; None: a patch of a router, 256x256 of others. Raises an SrDeployError.
     """
     kind = kind_of(text)
@@ -73,8 +74,7 @@ def _of_plan(path: Path, hw: Optional[HW]) -> Dict[str, Count]:
         hw = patch
     from sr_deploy.runtime.graph_counts import count_part
 
-    taking_images = {role: part for role, part in plan.parts.items() if "lr" in part.inputs}
     return {
         role: functools.partial(count_part, path.parent, part, hw or NTIRE_HW)
-        for role, part in taking_images.items()
+        for role, part in plan.parts.items()
     }
