@@ -18,22 +18,6 @@ def torch():
     return pytest.importorskip("torch", reason="torch is not installed")
 
 
-def test_several_variants_are_a_table(run_cli, fails):
-    pytest.importorskip("torch", reason="torch is not installed; it counts")
-    args = ("complexity", "asrn_x2", "--size", "16x16", "--variants")
-    result = run_cli(*args, "d1,d2")
-    assert result.exit_code == 0, result.stderr
-    lines = result.stdout.split("\n")
-    assert lines[0].startswith("| variant | #Params [M] | FLOPs [G] |") and lines[2][:4] == "| d1"
-    assert "asrn_x2, multiply-accumulates at 16x16, counter hooks" in result.stdout
-    counted = json.loads(run_cli(*args, "d1,d2", "--json").stdout)
-    single = json.loads(run_cli(*args, "d2", "--json").stdout)
-    assert [c["variant"] for c in counted] == ["d1", "d2"]
-    assert (counted[1]["macs"], counted[1]["hw"]) == (single["macs"], single["hw"])
-    assert "| d5" in run_cli(*args, "all").stdout
-    assert "has no variant 'd1'" in fails("complexity", "srn-ntire_x4", "--variants", "d1,b4")
-
-
 def test_models_lists_what_is_shipped(run_cli):
     listed = json.loads(run_cli("models", "--json").stdout)
     models, routers = ([m for m in listed if ("branches" in m) == which] for which in (False, True))
@@ -81,138 +65,6 @@ def test_one_model_has_a_line_for_each_variant(run_cli, fails, monkeypatch):
     assert "x4 " in run_cli("models", "elastic-asrn_x4", "--format", "text").stdout
     error = fails("models", "asrm_x4")
     assert "there is no shipped model 'asrm_x4'" in error and "did you mean 'asrn_x4'" in error
-
-
-def test_complexity_of_a_bare_name(torch, run_cli):
-    counts = json.loads(
-        run_cli("complexity", "asrn_x2", "--variant", "d1", "--size", "16x24", "--json").stdout
-    )
-    assert set(counts) == {
-        *("params", "macs", "acts", "convs", "counter", "uncounted", "uncounted_macs", "hw")
-    }
-    assert (
-        all(isinstance(counts[k], int) for k in ("params", "macs", "acts", "convs"))
-        and counts["counter"] == "hooks"
-    )
-    text = run_cli("complexity", "asrn_x2", "--variant", "d1", "--size", "16x24").stdout
-    assert f"{counts['params'] / 1e6:.6f} M" in text and "16x24" in text and "hooks" in text
-
-
-def test_complexity_of_a_checkpoint_is_that_of_its_architecture(torch, run_cli, asrn):
-    args = ["--variant", "d2", "--size", "16x16", "--counter", "fvcore", "--json"]
-    assert (
-        run_cli("complexity", asrn, *args).stdout
-        == run_cli("complexity", "asrn_x2", *args).stdout
-        != ""
-    )
-
-
-def test_an_architecture_takes_any_depth_but_a_checkpoint_its_own(torch, run_cli, fails, asrn):
-    assert run_cli("complexity", "asrn_x2", "--variant", "d9", "--size", "8x8").exit_code == 0
-    error = fails("complexity", asrn, "--variant", "d9", "--size", "8x8")
-    assert "checkpoint has no variant 'd9'; it has d1, d2" in error
-    assert "hint: did you mean 'd" in error
-
-
-@pytest.mark.parametrize(
-    "args, words",
-    [
-        (["asrn_x9"], ["does not support scale x9", "x2, x3, x4"]),
-        (["asrm_x4"], ["there is no model 'asrm_x4'"]),
-        (["asrn_x4", "--variant", "c8"], ["'c8' is not a variant", "d5"]),
-        (["asrn_x4", "--variant", "five"], ["'five' is not a variant"]),
-        (["asrn_x4", "--size", "256"], ["'256' is not a size", "256x512"]),
-        (["srn_x4", "--size", "8x64"], ["8x64 pixels is too small for srn_x4", "15x15"]),
-        (["absent.safetensors"], ["there is no", "absent.safetensors"]),
-    ],
-)
-def test_bad_arguments(torch, fails, args, words):
-    error = fails("complexity", *args)
-    assert error.startswith("error: ") and all(word in error for word in words), error
-
-
-# Graphs and engines.
-
-
-@pytest.fixture()
-def tiny(tmp_path):
-    """Save the tiny graph, with a manifest where one is given; return its path."""
-    pytest.importorskip("onnx", reason="onnx is not installed")
-    from doubles.graphs import tiny_model
-
-    def save(hw, manifest=None, name="a.onnx"):
-        path = tmp_path / name
-        data = tiny_model(hw).SerializeToString()
-        if manifest is None:
-            path.write_bytes(data)
-        else:
-
-            def write(temporary):
-                temporary.write_bytes(data)
-                return manifest
-
-            write_artifact(path, write)
-        return path
-
-    return save
-
-
-COUNTED = {"macs": 256 * 256 * 324, "acts": 256 * 256 * 12, "convs": 1, "params": 324}
-TRAINED = {**COUNTED, "params": 999, "counter": "hooks", "uncounted": {}, "uncounted_macs": {}}
-
-
-def test_complexity_of_a_graph(run_cli, tiny):
-    text = run_cli("complexity", tiny(None)).stdout.splitlines()
-    assert text == [
-        "#Params  0.000324 M",
-        "FLOPs    0.0212 G multiply-accumulates at 256x256",
-        "#Acts    0.7864 M",
-        "#Conv    1",
-        "counter  hooks; operators it ignores: none",
-    ]
-    counts = json.loads(run_cli("complexity", tiny(None), "--size", "8x16", "--json").stdout)
-    assert counts["macs"] == 8 * 16 * 324 and counts["hw"] == [8, 16]
-
-
-def test_complexity_of_a_graph_of_one_size(run_cli, fails, tiny):
-    path = tiny((16, 24))
-    assert "multiply-accumulates at 16x24" in run_cli("complexity", path).stdout
-    assert run_cli("complexity", path, "--size", "16x24").exit_code == 0
-    error = fails("complexity", path, "--size", "8x8")
-    assert "a.onnx is of a fixed size: it takes 16x24, not 8x8" in error
-
-
-def test_complexity_of_a_graph_with_a_manifest(run_cli, tiny):
-    from doubles.graphs import tiny_manifest
-
-    deployed = {"hooks": {**TRAINED, **COUNTED}, "fvcore": {**TRAINED, **COUNTED}}
-    counts = {**TRAINED, "fvcore": {**TRAINED, "counter": "fvcore"}, "deployed": deployed}
-    path = tiny(None, dataclasses.replace(tiny_manifest((8, 8), (512, 512)), counts=counts))
-    text = run_cli("complexity", path).stdout
-    assert text.startswith("#Params  0.000999 M\n")
-    assert "deployed 0.000324 M, 0.0212 G, 0.7864 M, 1: of the graph that runs\n" in text
-    shown = json.loads(run_cli("complexity", path, "--json", "--counter", "fvcore").stdout)
-    assert shown["params"] == 999 and shown["deployed"]["params"] == 324
-    other = json.loads(run_cli("complexity", path, "--size", "8x16", "--json").stdout)
-    assert other["params"] == 324 and other["hw"] == [8, 16]
-
-
-def test_complexity_of_an_engine(run_cli, fails, tiny):
-    from doubles.graphs import tiny_manifest
-
-    engine = dataclasses.replace(tiny_manifest(), kind="engine", target="cpu")
-    path = tiny((16, 24), dataclasses.replace(engine, counts=TRAINED), "b.engine")
-    assert "#Params  0.000999 M" in run_cli("complexity", path).stdout
-    assert "cannot be counted at 8x8" in fails("complexity", path, "--size", "8x8")
-    assert f"{path} has no counts by fvcore" in fails("complexity", path, "--counter", "fvcore")
-
-
-def test_complexity_of_what_cannot_be_counted(fails, tiny, tmp_path):
-    (tmp_path / "text.onnx").write_text("just text")
-    assert "text.onnx is not an ONNX" in fails("complexity", tmp_path / "text.onnx")
-    assert "there is no file" in fails("complexity", tmp_path / "absent.onnx")
-    error = fails("complexity", tiny(None), "--variant", "d3")
-    assert "contains no variant 'd3'; it contains one network without a named variant" in error
 
 
 # What a checkpoint may not be.
@@ -371,13 +223,6 @@ def test_an_output_folder_that_cannot_be_written(torch, fails, tmp_path):
     torch.save(state_dict(torch), str(tmp_path / "w.pth"))
     error = fails("import-checkpoint", "asrn", tmp_path / "w.pth", "-o", tmp_path / "w.pth" / "out")
     assert "cannot write to the folder" in error and "hint: a part of its path is a file" in error
-
-
-def test_complexity_notes_what_the_paper_miscounts(torch, run_cli):
-    printed = run_cli(
-        "complexity", "imdeception_x4", "--variant", "c4-nla", "--size", "16x16"
-    ).stdout
-    assert "note     IMDeception, Table 2 prints 57 M activations" in printed
 
 
 def test_an_architecture_is_recognised_without_its_name(torch, run_cli, tmp_path):
