@@ -271,7 +271,10 @@ class Recipe(BaseRecipe):
     def card(self) -> ModelSpec:
         """The card of what it trains, without facts about weights. Raises InputError for int8."""
         if not self.arch:
-            raise InputError("this recipe trains any checkpoint", hint="name the checkpoint")
+            raise InputError(
+                "this recipe trains any checkpoint: it has no network of its own",
+                hint="name the checkpoint",
+            )
         architecture = ARCHITECTURES[self.arch]
         largest = architecture.parse(self.variant or None)
         return architecture.spec(self.scale, largest, elastic=self.elastic, config=self.config)

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import pickle
 
 import pytest
-
-from sr_deploy.core.manifest import write_artifact
 
 CODE_RAN = "code-ran"
 
