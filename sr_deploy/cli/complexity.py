@@ -63,7 +63,7 @@ def complexity(
     MODEL is a checkpoint, an architecture at a scale (asrn_x4), a recipe (adaedsr-x4, see srdeploy
     recipes), code, an ONNX graph with or without a manifest, or an engine. A graph is counted node
     by node. Several variants are printed as a table. So are the parts of a router, of a gains head
-    and of a plan of graphs: each by itself, on the image or patch that it takes.
+    and of a plan of graphs: each by itself, on a whole image or a router's patch.
     """
     hw = None if size is None else parse_hw(size)
     several = variants is not None and (variants == "all" or "," in variants)
