@@ -50,3 +50,14 @@ def test_engines_cannot_be_counted(tmp_path):
     path.write_text(to_json(replace(load_plan(path), engine=engine)))
     with pytest.raises(InputError, match="engines, which cannot be counted"):
         counts_of_parts(str(path))
+
+
+def test_a_plan_of_patches_is_counted_on_a_patch(small_router, tmp_path):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed; it runs the graphs")
+    from sr_deploy.export.plans import plan_from_router
+
+    path = str(plan_from_router(small_router, tmp_path))
+    counts = {name: count() for name, count in counts_of_parts(path).items()}
+    assert {tuple(record["hw"]) for record in counts.values()} == {(16, 16)}
+    with pytest.raises(InputError, match="takes patches of 16x16, not 32x32"):
+        counts_of_parts(path, (32, 32))
