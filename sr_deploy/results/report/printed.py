@@ -1,17 +1,74 @@
-"""PSNR and SSIM as papers print them, read from printed.json with its tables and notes."""
+"""PSNR and SSIM as papers print them, for the figure of PSNR against cost."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, Iterator, List, Optional, Tuple
 
-Score = Tuple[float, Optional[float]]
-"""PSNR in dB and, where printed, SSIM: on Y, with LR made by bicubic."""
+from sr_deploy.core.spec import network_name
+from sr_deploy.results.paper_numbers import Score, cells_of, item_of, printed_count, score_in
+from sr_deploy.results.reproduction import read_paper, set_key
 
-_ALIASES = {"bsd100": "b100", "bsds100": "b100"}
+_SETS = ("Set5", "Set14", "B100", "BSD100", "Urban100", "Manga109")
+
+
+@dataclass(frozen=True)
+class _Series:
+    """Lines of a paper's table, of its own networks: in most cases the sizes of one model."""
+
+    name: str
+    paper: str
+    """As `read_paper` takes it. The names of its networks begin with it."""
+    table: str
+    cells: Dict[str, str]
+    """Which lines: what they have in some columns."""
+    note: str
+
+
+_DISTILLED = "x4 with distillation on DIV2K and LSDIR, x2 without."
+_SERIES = (
+    _Series(
+        "ASRN (SS)",
+        "asrn",
+        "Table 4",
+        {"Method": "ASRN (SS)", "Blocks": "5B"},
+        "Without the smaller sizes, which are what remains when blocks of it are removed.",
+    ),
+    _Series(
+        "ASRN (DSL)",
+        "asrn",
+        "Table 4",
+        {"Method": "ASRN (DSL)"},
+        "Deep supervision without self-distillation.",
+    ),
+    _Series("ASRN", "asrn", "Table 5", {"Method": "ASRN"}, "With self-distillation."),
+    _Series("ASRN, 25B and 45B", "asrn", "Table 6", {}, "Each trained for itself."),
+    _Series(
+        "IMDeception",
+        "imdeception",
+        "Table 3",
+        {},
+        "The likeliest readings of a damaged copy: srdeploy reproduce imdeception names the least "
+        "certain. Parameters and FLOPs are those of Table 2.",
+    ),
+    _Series("SRN", "srn", "Table 1", {"Model": "SRN(ours)"}, _DISTILLED),
+    _Series("SRN-S", "srn", "Table 1", {"Model": "SRN-S(ours)"}, _DISTILLED),
+    _Series(
+        "SRN and SRN-S, DIV2K only",
+        "srn",
+        "Table 4",
+        {"distillation": "✗"},
+        "Without distillation. Parameters are those of Table 1.",
+    ),
+    _Series(
+        "SRN and SRN-S, DIV2K only, distilled",
+        "srn",
+        "Table 4",
+        {"distillation": "✓"},
+        "With distillation. Parameters are those of Table 1.",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -21,36 +78,50 @@ class PrintedRow:
     paper: str
     table: str
     series: str
-    """Rows of one series are sizes of one model."""
-    label: str
+    network: str
+    """As it is called here, such as `asrn_x4.d5`."""
     scale: int
-    params_k: float
+    params_k: Optional[float]
     macs_g: Optional[float]
     """At 256x256, only where the paper counts as `--counter hooks` does."""
     scores: Dict[str, Score]
-    """By set."""
+    """On Y, with LR made by bicubic; by `set_key`."""
 
 
 @lru_cache(maxsize=1)
 def printed_rows() -> Tuple[PrintedRow, ...]:
     """Return all rows that are copied from papers."""
-    path = Path(__file__).with_name("printed.json")
-    rows = []
-    for table in json.loads(path.read_text(encoding="utf-8")):
-        for row in table["rows"]:
-            scores = {name: (s[0], s[1] if s[1:] else None) for name, s in row["scores"].items()}
-            names = table["paper"], table["table"], table["series"], row["label"]
-            macs_g = row.get("macs_g")
-            rows.append(PrintedRow(*names, row["scale"], row["params_k"], macs_g, scores))
-    return tuple(rows)
+    return tuple(row for series in _SERIES for row in _rows_of(series))
+
+
+def _rows_of(series: _Series) -> Iterator[PrintedRow]:
+    paper = read_paper(series.paper)
+    item = item_of(paper, series.table)
+    for line in item.lines:
+        cells = cells_of(item, line)
+        if line.network.startswith(series.paper) and series.cells.items() <= cells.items():
+            yield PrintedRow(
+                paper.paper,
+                item.name,
+                series.name,
+                network_name(line.network, line.variant),
+                int(line.network.rpartition("_x")[2]),
+                printed_count(paper, line, "params", 1e3),
+                printed_count(paper, line, "macs", 1e9),
+                {
+                    set_key(name): score_in(cells[heading])
+                    for name in _SETS
+                    for heading in (name, f"{name} PSNR")
+                    if heading in cells
+                },
+            )
 
 
 def table_notes() -> List[Tuple[str, str]]:
-    """Return the series and the note of each table that is copied from a paper."""
-    path = Path(__file__).with_name("printed.json")
+    """Return each series with a note on the table that it is copied from."""
     return [
-        (table["series"], f"{table['paper']}, {table['table']}: {table['note']}")
-        for table in json.loads(path.read_text(encoding="utf-8"))
+        (series.name, f"{read_paper(series.paper).paper}, {series.table}: {series.note}")
+        for series in _SERIES
     ]
 
 
@@ -63,11 +134,4 @@ def printed_for(
     """
     if (metric, degradation) != ("y", "bi"):
         return []
-    rows = [row for row in printed_rows() if row.scale == scale]
-    return [row for row in rows if score_of(row, set_name) is not None]
-
-
-def score_of(row: PrintedRow, set_name: str) -> Optional[Score]:
-    """Return a row's score on a set, whatever the case of its name; None where it has none."""
-    name = _ALIASES.get(set_name.lower(), set_name.lower())
-    return next((score for key, score in row.scores.items() if key.lower() == name), None)
+    return [row for row in printed_rows() if row.scale == scale and set_key(set_name) in row.scores]
