@@ -60,42 +60,37 @@ def printed_scores() -> Tuple[PrintedScores, ...]:
 def _printed_cdnsr() -> Iterator[PrintedScores]:
     paper = read_paper("cdnsr")
     item = item_of(paper, "Table I")
-    backbone, architecture = "", ""
+    backbone = architecture = ""
     for line in item.lines:
         cells = cells_of(item, line)
-        label = f"{cells['Model']}, {backbone}"
+        name = f"{cells['Model']}, {backbone}"
         if line.network:  # a backbone, and of it the lines that follow
-            label = backbone = cells["Model"]
+            name = backbone = cells["Model"]
             architecture = line.network.rpartition("_x")[0]
-        sets = {
-            set_key(name): (cells[f"{name} PSNR/SSIM"], _in_m(cells[f"{name} FLOPs"]))
-            for name in ("Test2K", "Test4K", "Test8K")
-        }
-        yield PrintedScores(paper.paper, architecture, label, 4, sets)
-
-
-def _in_m(cell: str) -> str:
-    """Return `1150M (100%)` of `1.15G (100%)`."""
-    flops, share = cell.split()
-    return f"{quantity_in(flops) / 1e6:.0f}M {share}"
+        sets = {}
+        for chosen in ("Test2K", "Test4K", "Test8K"):
+            flops, share = cells[f"{chosen} FLOPs"].split()
+            in_m = f"{quantity_in(flops) / 1e6:.0f}M {share}"
+            sets[set_key(chosen)] = cells[f"{chosen} PSNR/SSIM"], in_m
+        yield PrintedScores(paper.paper, architecture, name, 4, sets)
 
 
 def _printed_adadsr() -> Iterator[PrintedScores]:
     paper = read_paper("adadsr")
     item = item_of(paper, "Table 1")
     for line in item.lines:
+        cells = cells_of(item, line)
         if not line.network:  # one of others
             continue
-        cells = cells_of(item, line)
-        label, scale = cells["Method"], cells["Scale"]
+        name, scale = cells["Method"], cells["Scale"]
         costs = item_of(paper, f"Table 2, {scale}")
-        (flops,) = (cells_of(costs, one) for one in costs.lines if one.cells[0] == label)
+        flops = next(cells_of(costs, one) for one in costs.lines if one.cells[0] == name)
         sets = {
-            set_key(name): (cells[name], flops[f"{name} FLOPs [G]"])
-            for name in ("Set5", "Set14", "B100", "Urban100", "Manga109")
+            set_key(chosen): (cells[chosen], flops[f"{chosen} FLOPs [G]"])
+            for chosen in ("Set5", "Set14", "B100", "Urban100", "Manga109")
         }
-        architecture = label.replace("Ada", "").lower()
-        yield PrintedScores(paper.paper, architecture, label, int(scale[1:]), sets)
+        architecture = name.replace("Ada", "").lower()
+        yield PrintedScores(paper.paper, architecture, name, int(scale[1:]), sets)
 
 
 def cdnsr_table1(rows: Sequence[BenchmarkRow]) -> Table:

@@ -19,11 +19,11 @@ def item_of(paper: Paper, name: str) -> PaperItem:
 
 def cells_of(item: PaperItem, line: PaperLine) -> Dict[str, str]:
     """Return the cells of a line by heading."""
-    return dict(zip((column.heading for column in item.columns), line.cells))
+    return {column.heading: cell for column, cell in zip(item.columns, line.cells)}
 
 
 def score_in(cell: str) -> Score:
-    """Return PSNR and SSIM of `31.65/0.8867`, `31.65 / 0.8867` or `31.65`."""
+    """Return PSNR and SSIM of `31.65/0.8867` or `31.65`."""
     psnr_db, _, ssim = cell.partition("/")
     return float(psnr_db), float(ssim) if ssim else None
 
@@ -34,22 +34,18 @@ def quantity_in(cell: str, unit: float = 1.0) -> float:
     return float(cell[:-1]) * factor if factor else float(cell) * unit
 
 
-def printed_count(paper: Paper, line: PaperLine, count: str, unit: float) -> Optional[float]:
-    """Return a count of a line's network (params, macs, acts) that any table of the paper prints.
+def printed_count(paper: Paper, line: PaperLine, count: str) -> Optional[float]:
+    """Return params, macs or acts of a line's network that any table of the paper prints.
 
-    In `unit`, such as 1e9. Only counts as `OurValue` has them by default: at 256x256, by the
-    counter hooks. None where there is none.
+    Only counts at 256x256 by the counter hooks. None where there is none.
     """
+    network = line.network, line.variant, line.config
     for item in paper.items:
         for i, column in enumerate(item.columns):
             ours = column.ours
             if ours is None or ours != OurValue(count, ours.unit, ours.digits):
                 continue
             for other in item.lines:
-                if _network(other) == _network(line) and other.cells[i]:
-                    return quantity_in(other.cells[i], ours.unit) / unit
+                if (other.network, other.variant, other.config) == network:
+                    return quantity_in(other.cells[i], ours.unit)
     return None
-
-
-def _network(line: PaperLine) -> Tuple[object, ...]:
-    return line.network, line.variant, line.config

@@ -119,14 +119,11 @@ def read_paper(name: str) -> Paper:
 
 
 def _item(data: Dict[str, Any], path: Path) -> PaperItem:
-    def read(cls: Any, key: str) -> Tuple[Any, ...]:
+    def read(cls: Any, key: str) -> Any:
         found = data.get(key, [])
         return tuple(from_dict(cls, part, source=path, error=InputError) for part in found)
 
-    parts: Dict[str, Any] = {
-        "columns": read(PaperColumn, "columns"),
-        "lines": read(PaperLine, "lines"),
-    }
+    parts = {"columns": read(PaperColumn, "columns"), "lines": read(PaperLine, "lines")}
     plain = {key: value for key, value in data.items() if key not in parts}
     return replace(from_dict(PaperItem, plain, source=path, error=InputError), **parts)
 

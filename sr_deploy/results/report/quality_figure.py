@@ -9,7 +9,7 @@ from sr_deploy.results.columns import over
 from sr_deploy.results.precisions import has_several_precisions, precision_of
 from sr_deploy.results.report import drawing
 from sr_deploy.results.report.drawing import MARKERS, one_line
-from sr_deploy.results.report.printed import printed_for, table_notes
+from sr_deploy.results.report.printed import printed_for
 from sr_deploy.results.reproduction import set_key
 from sr_deploy.results.rows import BICUBIC, QualityRow
 from sr_deploy.results.slips import slips_in
@@ -94,16 +94,15 @@ def quality_figure(rows: Sequence[QualityRow]) -> Dict[str, bytes]:
 def printed_notes(rows: Sequence[QualityRow]) -> List[str]:
     """Return the notes on the printed numbers in the figure of these rows: of tables and papers."""
     panels = dict.fromkeys((r.set, r.scale, r.metric, r.degradation) for r in rows)
-    shown = [score for panel in panels for score in _printed(*panel)]
-    series = {score.series.partition(" (printed")[0] for score in shown}
-    tables = [note for name, note in table_notes() if name in series]
-    return list(dict.fromkeys([*tables, *map(str, slips_in({score.paper for score in shown}))]))
+    shown = [row for panel in panels for row in printed_for(*panel)]
+    slips = slips_in({row.paper for row in shown})
+    return list(dict.fromkeys([*(row.note for row in shown), *map(str, slips)]))
 
 
 def _printed(set_name: str, scale: Optional[int], metric: str, degradation: str) -> List[_Score]:
     """The scores that papers print under the same conditions."""
     scores = []
-    for row in printed_for(set_name, scale=scale, metric=metric, degradation=degradation):
+    for row in printed_for(set_name, scale, metric, degradation):
         series = f"{row.series} (printed, not measured)"
         psnr_db, _ = row.scores[set_key(set_name)]
         scores.append(_Score(series, row.paper, "", psnr_db, (row.params_k, row.macs_g)))
