@@ -12,7 +12,7 @@ from typing import Callable, Iterator, List, Optional
 
 import click
 
-from sr_deploy.core.progress import Advance, Progress
+from sr_deploy.core.progress import Advance, Progress, time_text
 
 _TICK_S = 0.5
 """Between two drawings of the bar."""
@@ -56,18 +56,6 @@ class _Work:
         done = min(self.before + self.steps, self.total) * _BAR // max(self.total, 1)
         bar = full * done + empty * (_BAR - done) + "  " if self.total else ""
         return f"{self.what}  {bar}{self.text(now)}".rstrip()
-
-
-def time_text(seconds: float) -> str:
-    """Return a duration in two units at most.
-
-    >>> [time_text(s) for s in (4.6, 200, 7500)]
-    ['5 s', '3 min 20 s', '2 h 5 min']
-    """
-    s = round(seconds)
-    if s < 60:
-        return f"{s} s"
-    return f"{s // 60} min {s % 60} s" if s < 3600 else f"{s // 3600} h {s // 60 % 60} min"
 
 
 class TerminalProgress(Progress):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Iterator, Optional, Tuple
 
 import click
 
@@ -17,12 +17,18 @@ from sr_deploy.core.errors import InputError
 @click.command()
 @click.argument("recipe", nargs=-1, metavar="[RECIPE]...")
 @click.option(
+    "--for",
+    "machine",
+    type=click.Choice(["cpu", "gpu"]),
+    help="List those that end in hours on one or two CPU cores, or the others.",
+)
+@click.option(
     "--json",
     "as_json",
     is_flag=True,
     help="Print JSON: the fields of one recipe, or an object of several by name.",
 )
-def recipes(recipe: Tuple[str, ...], as_json: bool) -> None:
+def recipes(recipe: Tuple[str, ...], machine: Optional[str], as_json: bool) -> None:
     """List the training recipes, or show all fields of those named, with their sources.
 
     Notes in brackets are no fields: what all runs do, and where the paper does otherwise.
@@ -30,33 +36,49 @@ def recipes(recipe: Tuple[str, ...], as_json: bool) -> None:
     A recipe of your own is a JSON file: save the output of --json NAME and change it, or write
     {"extends": "NAME"} and the fields that differ.
     """
-    from sr_deploy.train.recipe import RECIPES, Recipe, RouterRecipe, load_recipe
+    from sr_deploy.train.recipe import load_recipe, recipe_groups
 
-    shown = {name: load_recipe(name) for name in recipe} if recipe else RECIPES
-    fields = {name: dataclasses.asdict(listed) for name, listed in shown.items()}
+    if recipe and machine:
+        raise click.UsageError("--for lists recipes; give it, or names")
+    groups = recipe_groups(machine or "")
+    listed = {name: one for group in groups.values() for name, one in group.items()}
+    shown = {name: load_recipe(name) for name in recipe} or listed
     if as_json:
-        emit_json(fields[recipe[0]] if len(recipe) == 1 else fields)
+        values = [dataclasses.asdict(one) for one in shown.values()]
+        emit_json(values[0] if len(recipe) == 1 else dict(zip(shown, values)))
     elif recipe:
-        for name, values in fields.items():
+        for name, one in shown.items():
             emit(name)
-            for field, value in values.items():
-                if value not in ("", 0, {}, ()):
-                    text = ", ".join(map(str, value)) if isinstance(value, tuple) else value
-                    emit(f"  {field}: {text}")
-            for subject, note in shown[name].notes().items():
-                emit(f"  ({subject}: {note})")
+            for line in _field_lines(one):
+                emit(f"  {line}")
     else:
-        width = max(map(len, shown))
-        for name, listed in shown.items():
-            if isinstance(listed, Recipe):
-                kind = listed.method
-            elif isinstance(listed, RouterRecipe):
-                kind = f"router, stage {listed.stage}"
-            else:
-                kind = f"gains of {', '.join(listed.depths)}"
-            size = f"{listed.steps:,} steps of {listed.batch_size} x HR {listed.patch_hr}"
-            after = f", after {listed.follows}" if listed.follows else ""
-            emit(f"{name:<{width}}  {kind}, {size}{after}")
+        for title, group in groups.items():
+            emit(title)
+            width = max(map(len, group))
+            for name, one in group.items():
+                emit(f"  {name:<{width}}  {_summary(one)}")
+
+
+def _field_lines(recipe: Any) -> Iterator[str]:
+    for field, value in dataclasses.asdict(recipe).items():
+        if value not in ("", 0, {}, ()):
+            text = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+            yield f"{field}: {text}"
+    for subject, note in recipe.notes().items():
+        yield f"({subject}: {note})"
+
+
+def _summary(recipe: Any) -> str:
+    from sr_deploy.train.recipe import Recipe, RouterRecipe
+
+    if isinstance(recipe, Recipe):
+        kind = recipe.method
+    elif isinstance(recipe, RouterRecipe):
+        kind = f"router, stage {recipe.stage}"
+    else:
+        kind = f"gains of {', '.join(recipe.depths)}"
+    size = f"{recipe.steps:,} steps of {recipe.batch_size} x HR {recipe.patch_hr}"
+    return f"{kind}, {size}" + (f", after {recipe.follows}" if recipe.follows else "")
 
 
 _RUN_OPTIONS = [  # the fields of TrainOptions
@@ -149,7 +171,17 @@ def _run_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("recipe")
 @_run_options
 @click.option(
-    "--budget", metavar="TIME", help="Stop cleanly after this time, such as 90s, 10m or 2h."
+    "--steps",
+    type=click.IntRange(min=1),
+    help="Number of steps, at whose end the schedule ends; --resume keeps it.  [default: the "
+    "recipe's, or as many as fit in --budget]",
+)
+@click.option(
+    "--budget",
+    metavar="TIME",
+    help="Time for the run, such as 90s, 10m or 2h: a schedule that ends with the last step gets "
+    "as many steps as fit. With --steps, --resume, --all-steps or another schedule: stop after "
+    "this time.",
 )
 @click.option(
     "--teacher",
@@ -193,7 +225,8 @@ def train(
 ) -> None:
     """Train a checkpoint by RECIPE, a name (see srdeploy recipes) or a .json file.
 
-    A run that was stopped by --budget, Ctrl-C or a crash continues with --resume.
+    A run that was stopped by --budget, Ctrl-C or a crash continues with --resume, to the number of
+    steps that it began with.
 
     With --all-steps, --branch gives the checkpoints that the branches of a router start from.
     """

@@ -44,3 +44,15 @@ class _Lines(Progress):
 def as_progress(log: Callable[[str], None]) -> Progress:
     """Return a function that takes lines as a `Progress`; a `Progress` is returned as it is."""
     return log if isinstance(log, Progress) else _Lines(log)
+
+
+def time_text(seconds: float) -> str:
+    """Return a duration in two units at most.
+
+    >>> [time_text(s) for s in (4.6, 200, 7500)]
+    ['5 s', '3 min 20 s', '2 h 5 min']
+    """
+    s = round(seconds)
+    if s < 60:
+        return f"{s} s"
+    return f"{s // 60} min {s % 60} s" if s < 3600 else f"{s // 3600} h {s // 60 % 60} min"

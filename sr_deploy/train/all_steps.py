@@ -37,17 +37,19 @@ class GivenModels:
 def train_all_steps(recipe: str, options: TrainOptions, given: GivenModels) -> Path:
     """Train a shipped recipe and before it those that it follows; return the last result's path.
 
-    Each step is a run of its own, with the name of its recipe, in the output folder. With
-    options.resume, finished steps are left as they are, the step that was stopped continues, and
-    the others begin. Raises as checkpoint_from_images and router_from_images do, and InputError
-    when a name or an initial checkpoint is given.
+    Each step is a run of its own, with the name of its recipe and its recipe's number of steps, in
+    the output folder. options.budget_s is for all together. With options.resume, finished steps are
+    left as they are, the step that was stopped continues, and the others begin. Raises as
+    checkpoint_from_images and router_from_images do, and InputError when a name, an initial
+    checkpoint or a number of steps is given.
     """
-    if options.name is not None or options.init is not None:
-        option = "name" if options.name is not None else "init"
-        raise InputError(
-            f"all steps have the names of their recipes, and start from each other: no --{option}",
-            hint=f"remove --{option}, or train one recipe at a time",
-        )
+    for option in ("name", "init", "steps"):
+        if getattr(options, option) is not None:
+            raise InputError(
+                "all steps have the names and lengths of their recipes, and start from each other: "
+                f"no --{option}",
+                hint=f"remove --{option}, or train one recipe at a time",
+            )
     started, path = time.monotonic(), Path()
     starts = _starts(load_recipe(recipe), given)
     steps = _in_order(recipe, given, starts)
@@ -59,13 +61,14 @@ def train_all_steps(recipe: str, options: TrainOptions, given: GivenModels) -> P
         run = dataclasses.replace(
             options, name=Path(name).stem if own_file else name, budget_s=left_s
         )
+        resume = options.resume and run.output_file(".state.pt").is_file()
         run = dataclasses.replace(
-            run, resume=options.resume and run.output_file(".state.pt").is_file()
+            run, resume=resume, steps=None if resume else load_recipe(name).steps
         )
         path = _train(name, run, given, starts)
         training = _card_of(path)
         options.log(f"step {number} of {len(steps)}: {_summary(training)}")
-        if training["steps_done"] < load_recipe(name).steps:
+        if training["steps_done"] < training["steps"]:
             break
     return path
 

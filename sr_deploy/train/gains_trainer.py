@@ -99,7 +99,6 @@ class _GainsTask(Task):
 
     def __init__(self, recipe: GainsRecipe, options: TrainOptions) -> None:
         super().__init__(recipe, options)
-        self.recipe = recipe
         fused = [fuse_network(net)[0] for net in self._start_from(str(options.init))]
         self.macs = [count(net, CELL_HW, counter="fvcore").macs for net in fused]
         self.net = GainsHead(depths=len(recipe.depths) - 1, hidden=recipe.hidden)
@@ -174,6 +173,9 @@ class _GainsTask(Task):
         share = share_of(gains, self.macs, price)
         self.options.log(f"valid {psnr_db:.3f} dB with {share:.1%} of the largest depth's work")
         return psnr_db
+
+    def bicubic_score(self, valid: Path) -> None:
+        """None: the score is of whole cells, not of whole images."""
 
     def load(self, path: Path) -> Union[Gains, Router]:
         return load_gains(path)

@@ -62,7 +62,6 @@ class Int8Task(Task):
     def __init__(self, recipe: Recipe, options: TrainOptions) -> None:
         super().__init__(recipe, options)
         assert options.init is not None
-        self.recipe = recipe
         self.start = start = load_checkpoint(options.init)
         self.facts.update(start_facts(start), teacher=f"{start.name} in FP32")
         self.net = self.quantised = QuantisedNetwork(start)

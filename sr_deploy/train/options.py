@@ -47,8 +47,12 @@ class TrainOptions:
     """Checkpoint (or router) to start from."""
     resume: bool = False
     seed: int = 0
+    steps: Optional[int] = None
+    """Number of steps; None: the recipe's, or as many as fit in the budget. A resumed run keeps
+    those that it started with."""
     budget_s: float = math.inf
-    """Stop cleanly after this time."""
+    """Time for the run. Without `steps`, a new run whose schedule ends with the last step has as
+    many steps as fit; any other run stops after this time, and can be resumed."""
     devices: int = 0
     """GPUs, or processes on a CPU; 0: all GPUs, or one process."""
     accumulate: int = 1
@@ -90,6 +94,8 @@ class TrainOptions:
             raise InputError(f"{self.workers} workers; expected at least 0")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed {self.seed} is out of range; expected 0 to 2**63 - 1")
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"{self.steps} steps; expected at least 1")
         if not self.budget_s >= 0:
             raise InputError(f"a budget of {self.budget_s} s; expected at least 0")
 

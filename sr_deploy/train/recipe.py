@@ -6,9 +6,9 @@ README.md.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Collection, Dict, Mapping, Tuple, Type, Union
+from typing import Any, ClassVar, Collection, Dict, Mapping, Tuple, Type, TypeVar, Union, cast
 
 import torch
 
@@ -21,7 +21,7 @@ from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.router import MOBILENETV2
 from sr_deploy.train.contrast import DISTILLATION
 from sr_deploy.train.losses import METHODS, PIXEL_LOSSES
-from sr_deploy.train.schedule import knee_end, learning_rate
+from sr_deploy.train.schedule import ENDING, knee_end, learning_rate
 
 AMP = ("off", "bf16", "fp16")
 INT8 = "int8"
@@ -38,6 +38,9 @@ _PAPERS = {
 90 degrees, which gives the same eight orientations."""
 MAX_NUMBER = 10**9
 """Upper bound of any number in a recipe and of the number of trained parameters."""
+
+
+R = TypeVar("R", bound="BaseRecipe")
 
 
 class BaseRecipe:
@@ -61,7 +64,7 @@ class BaseRecipe:
     ema: float  # decay of the averaged weights, which are validated and saved; 0: no average
     clip_norm: float  # largest norm of the gradient; 0: not clipped
     amp: str
-    valid_every: int
+    valid_every: int  # at most: see `validates_every`
     follows: str  # the recipe whose result this one starts from (--init); `-best`: its best weights
     data: str  # the images that the paper trains on
     source: str
@@ -71,6 +74,31 @@ class BaseRecipe:
     def patch_hw(self) -> Tuple[int, int]:
         """Size of the LR patches, (h, w) in pixels."""
         return self.patch_hr // self.scale, self.patch_hr // self.scale
+
+    @property
+    def validates_every(self) -> int:
+        """Number of steps from one validation to the next: there are ten in a run, or more."""
+        return min(self.valid_every, max(self.steps // 10, 1))
+
+    @property
+    def has_end(self) -> bool:
+        """Whether what a step does depends on the number of steps."""
+        return self.schedule in ENDING
+
+    def with_steps(self: R, steps: int) -> R:
+        """Return the recipe with another number of steps, which is not checked."""
+        changed: R = replace(cast(Any, self), steps=steps)
+        return changed
+
+    def defaults(self) -> Dict[str, Any]:
+        """Return the values of the fields that a recipe need not have."""
+        values = {f.name: f.default for f in fields(cast(Any, self))}
+        values.update(
+            (f.name, f.default_factory())
+            for f in fields(cast(Any, self))
+            if f.default_factory is not MISSING
+        )
+        return {name: value for name, value in values.items() if value is not MISSING}
 
     def notes(self) -> Dict[str, str]:
         """Return what all runs do, by subject, and where the paper of `source` does otherwise."""
@@ -328,6 +356,10 @@ class RouterRecipe(BaseRecipe):
         return {"convs": self.convs}
 
     @property
+    def has_end(self) -> bool:
+        return True  # the temperature of the softmax falls until the last step
+
+    @property
     def learns_from_bank(self) -> bool:
         """Whether the branches do not run while the router learns."""
         always = self.objective in ("labels", "expected")
@@ -437,15 +469,16 @@ _NOTES = ("extends", "comment", "printed")
 """Keys of a recipe file that are no fields of the recipe."""
 
 
-def _shipped_fields() -> Dict[str, Dict[str, Any]]:
-    """Return the objects of the shipped recipe files, by the recipes' names."""
-    objects: Dict[str, Dict[str, Any]] = {}
+def _shipped_fields() -> Dict[str, Dict[str, Dict[str, Any]]]:
+    """Return the objects of the shipped recipe files, by folder and by the recipes' names."""
+    objects: Dict[str, Dict[str, Dict[str, Any]]] = {}
     for path in sorted((Path(__file__).parent / "recipes").glob("*/*.json")):
-        objects.update(read_json(path, InputError))
+        objects.setdefault(path.parent.name, {}).update(read_json(path, InputError))
     return objects
 
 
-_SHIPPED = _shipped_fields()
+_FOLDERS = _shipped_fields()
+_SHIPPED = {name: fields for recipes in _FOLDERS.values() for name, fields in recipes.items()}
 
 
 def _inherited(
@@ -480,6 +513,32 @@ def _recipe_from(fields: Dict[str, Any], source: Union[str, Path]) -> AnyRecipe:
 RECIPES: Mapping[str, AnyRecipe] = {
     name: _recipe_from(_inherited(fields), name) for name, fields in _SHIPPED.items()
 }
+
+
+_TITLES = {
+    "small": "Small: hours on one or two CPU cores",
+    "int8": "INT8: for any checkpoint, half an hour on a CPU core",
+    "gpu": "GPU: planned for half an hour on one GPU; none has been run on one",
+    "asrn": "ASRN, as printed",
+    "imdeception": "IMDeception, as printed",
+    "srn": "SRN, as printed",
+    "cdnsr": "CDNSR, as printed",
+    "adadsr": "AdaDSR, as printed",
+    "ntire": "Networks of the NTIRE challenges, as printed",
+}
+"""Of the folders of recipes, in the order in which they are listed."""
+_FOR_CPU = ("small", "int8")
+
+
+def recipe_groups(machine: str = "") -> Dict[str, Dict[str, AnyRecipe]]:
+    """Return the shipped recipes by name, in groups by the title of their folder.
+
+    machine: cpu, those that end in hours on one or two cores; gpu, the others; empty: all.
+    """
+    folders = [*(f for f in _TITLES if f in _FOLDERS), *(f for f in _FOLDERS if f not in _TITLES)]
+    if machine:
+        folders = [f for f in folders if (f in _FOR_CPU) == (machine == "cpu")]
+    return {_TITLES.get(f, f): {name: RECIPES[name] for name in _FOLDERS[f]} for f in folders}
 
 
 def load_recipe(name: str) -> AnyRecipe:

@@ -125,7 +125,7 @@ class _RouterTask(Task):
         vgg: Union[str, Path, None],
     ) -> None:
         super().__init__(recipe, options)
-        self.recipe, self.name = recipe, str(options.name)
+        self.name = str(options.name)
         self.facts["method"] = f"routed, {recipe.stage}"
         if options.init is None:
             branches = [load_branch(text, recipe) for text in branch_names]

@@ -7,6 +7,9 @@ from typing import Callable, Dict, Sequence
 
 from sr_deploy.core.errors import InputError
 
+ENDING = ("one-cycle", "cosine")
+"""Schedules that end with the last step: they depend on the number of steps."""
+
 
 def learning_rate(
     schedule: str,
@@ -34,7 +37,7 @@ def learning_rate(
             f"got {list(periods)}"
         )
     share = _SCHEDULES[schedule](step, steps, periods)
-    return final_lr + (lr - final_lr) * share if schedule in ("one-cycle", "cosine") else lr * share
+    return final_lr + (lr - final_lr) * share if schedule in ENDING else lr * share
 
 
 def knee_end(steps: int, periods: Sequence[int]) -> str:

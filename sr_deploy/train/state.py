@@ -65,20 +65,30 @@ class TrainingRun:
         with atomic_path(path) as temporary:
             temporary.write_bytes(buffer.getvalue())
 
-    def load(self, path: Path, fixed: Dict[str, Any], *, steps: int) -> None:
-        """Restore the state. Raises InputError for another run, CheckpointError for a damaged file.
+    def begin(self, weights: Dict[str, Tensor]) -> None:
+        """Go back to the first step, with the weights of a run's start."""
+        self.net.load_state_dict(weights)
+        self.ema = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
+        self.optimiser.state.clear()
+        self.step, self.precision, self.consistent = 0, {}, True
 
-        steps: those of the recipe.
+    def load(self, path: Path, fixed: Dict[str, Any], defaults: Dict[str, Any]) -> int:
+        """Restore the state and return the run's number of steps, which may differ from `fixed`.
+
+        defaults: of the recipe's fields, for a state of a version that did not have them yet.
+        Raises InputError for another run, CheckpointError for a damaged file.
         """
         state = _read_state(path)
-        saved = state["recipe"]
+        saved = {**defaults, **state["recipe"]}
+        steps = saved.get("steps")
+        saved["steps"] = fixed["steps"]
         if saved != fixed:
             differing = sorted(str(k) for k in {*saved, *fixed} if saved.get(k) != fixed.get(k))
             raise InputError(
                 f"{path} belongs to another run: it differs in {', '.join(differing)}",
                 hint="resume with its recipe, seed and start, or choose another --name or -o",
             )
-        if not 0 <= state["step"] <= steps:
+        if not isinstance(steps, int) or not 0 <= state["step"] <= steps:
             raise _unusable(path, f"its step is {state['step']} of {steps}")
         try:
             for part in ("net", "ema"):
@@ -96,6 +106,7 @@ class TrainingRun:
             raise _unusable(path, "its optimiser does not fit the network") from e
         for key in _RUN_FIELDS:
             setattr(self, key, state[key])
+        return steps
 
 
 def _read_state(path: Path) -> Dict[str, Any]:

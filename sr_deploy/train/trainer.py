@@ -112,7 +112,6 @@ class _NetworkTask(Task):
         self, recipe: Recipe, options: TrainOptions, teacher: Optional[str], judge: Optional[str]
     ) -> None:
         super().__init__(recipe, options)
-        self.recipe = recipe
         self.architecture = ARCHITECTURES[recipe.arch]
         largest = self.architecture.parse(recipe.variant or None)
         self.elastic = ElasticNetwork(

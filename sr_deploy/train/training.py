@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, T
 import torch
 from torch import Tensor, nn
 
-from sr_deploy.bench.evaluate import check_images, evaluate, image_set
+from sr_deploy.bench.evaluate import Bicubic, check_images, evaluate, finite_or_none, image_set
 from sr_deploy.core.errors import InputError, MissingPackageError, SrDeployError
 from sr_deploy.core.files import write_hint
 from sr_deploy.nets.architecture import Weights
@@ -32,6 +33,7 @@ class Task:
     """The networks of a run, their loss, and the files made of their weights."""
 
     net: nn.Module
+    recipe: Any
     frozen: Sequence[nn.Module] = ()
     """Modules that the loss runs and does not train."""
     keeps_best = True
@@ -39,7 +41,7 @@ class Task:
     """Of the result's file."""
 
     def __init__(self, recipe: BaseRecipe, options: TrainOptions) -> None:
-        self.options = options
+        self.recipe, self.options = recipe, options
         self.facts: Dict[str, Any] = {
             **vars(recipe),
             "seed": options.seed,
@@ -75,6 +77,13 @@ class Task:
         except SrDeployError:
             return None
 
+    def bicubic_score(self, valid: Path) -> Optional[float]:
+        """Return the PSNR of bicubic on HR images, in dB, as `score`; None if it is unknown."""
+        images, degradation = image_set(str(valid)), self.recipe.degradation
+        session = Bicubic(self.recipe.scale)
+        psnr_db = evaluate(session, images, metric="y", degradation=degradation).psnr_db
+        return finite_or_none(psnr_db)
+
     def teacher_score(self, valid: Path) -> Optional[float]:
         """Return the PSNR of the teacher on HR images, in dB; None without a teacher."""
         return None
@@ -104,6 +113,9 @@ def resolve(
             options = replace(options, name=recipe_file.stem if recipe_file else str(recipe))
     if not isinstance(loaded, kind):
         raise InputError(f"the recipe {recipe} trains {loaded.trains}")
+    if options.steps is not None:
+        loaded = loaded.with_steps(options.steps)
+        loaded.check("--steps")
     return loaded, options, recipe_file
 
 
@@ -161,19 +173,23 @@ class Training:
             ema={k: v.detach().clone() for k, v in net.state_dict().items()},
         )
         self.earlier_hours = 0.0
+        self.bicubic_db: Optional[float] = None
+        self.valid_text = self.needed_text = ""
+        """The last score, and the time that the steps that are left need."""
 
     def train(self) -> None:
         """Train, and write the result and the state."""
-        task, run, options, steps = self.task, self.run, self.options, self.recipe.steps
+        task, run, options = self.task, self.run, self.options
         if options.resume:
-            run.load(self.state_file, task.facts, steps=steps)
+            self._resume()
+            steps = self.recipe.steps
             if run.step == steps and task.steps_done() == steps:
                 options.log(f"{options.name} is finished: all {steps} steps are done")
                 return
         first_step, self.earlier_hours = run.step, run.hours
         pairs = self._pairs()
-        options.log(f"{options.name}: {len(pairs)} images, steps {run.step} to {steps}")
-        self._score_teacher()
+        options.log(f"{options.name}: {len(pairs)} images, steps {run.step} to {self.recipe.steps}")
+        self._score_others()
         dataset_of = task.dataset(pairs)
         try:
             self._fit(pairs, dataset_of)
@@ -189,13 +205,35 @@ class Training:
             if error is e:
                 raise
             raise error from e
-        if run.step < steps:
-            reason = "" if run.interrupted else f" of {steps}, the time is up"
-            options.log(
-                f"stopped after step {run.step}{reason}; resume with the same command and --resume"
-            )
+        self._report_end()
         if run.interrupted and self.leads:
             raise KeyboardInterrupt
+
+    def _report_end(self) -> None:
+        run, steps = self.run, self.recipe.steps
+        if 0 < run.step < steps:
+            why = "" if run.interrupted else "the time is up; "
+            self.options.log(
+                f"stopped after step {run.step} of {steps}: {why}the others take about "
+                f"{self.needed_text}; resume with the same command and --resume"
+            )
+        if self.valid_text and not run.interrupted:
+            self.options.log(self.valid_text)
+
+    def _resume(self) -> None:
+        """Load the state. The run keeps its number of steps."""
+        steps, defaults = self.options.steps, self.recipe.defaults()
+        own = self.run.load(self.state_file, self.task.facts, defaults)
+        if steps not in (None, own):
+            raise InputError(
+                f"{self.state_file} is of a run of {own} steps, not {steps}",
+                hint="remove --steps, or choose another --name or -o for a new run",
+            )
+        self._set_steps(own)
+
+    def _set_steps(self, steps: int) -> None:
+        self.recipe = self.task.recipe = self.recipe.with_steps(steps)
+        self.facts["steps"] = self.task.facts["steps"] = steps
 
     def _fit(self, pairs: Sequence[Pair], dataset_of: DatasetOf) -> None:
         recipe, options = self.recipe, self.options
@@ -214,8 +252,14 @@ class Training:
             )
 
         if self.run.step < recipe.steps:
-            from sr_deploy.train.loop import fit
+            from sr_deploy.train.loop import choose_steps, fit
 
+            is_new = not options.resume and options.steps is None
+            if is_new and recipe.has_end and math.isfinite(options.budget_s):
+                chosen = choose_steps(self, dataset)
+                if not chosen:
+                    return
+                self._set_steps(chosen)
             fit(self, dataset)
         if self.leads:
             self.save()
@@ -229,7 +273,13 @@ class Training:
     def validate(self) -> float:
         """Return the PSNR of the averaged weights on the validation images, in dB."""
         assert self.options.valid is not None
-        return self.task.score({k: v.cpu() for k, v in self.run.ema.items()}, self.options.valid)
+        weights = {k: v.cpu() for k, v in self.run.ema.items()}
+        psnr_db = self.task.score(weights, self.options.valid)
+        self.valid_text = f"valid {psnr_db:.2f} dB"
+        if self.bicubic_db is not None:
+            gain = psnr_db - self.bicubic_db
+            self.valid_text += f", {abs(gain):.2f} dB {'above' if gain >= 0 else 'below'} bicubic"
+        return psnr_db
 
     def keep_best(self) -> None:
         """Save the averaged weights as the best ones."""
@@ -284,9 +334,13 @@ class Training:
         )
         return pairs
 
-    def _score_teacher(self) -> None:
+    def _score_others(self) -> None:
+        """Note on the card what bicubic and the teacher reach on the validation images."""
         if self.options.valid is None or not self.leads:
             return
+        self.bicubic_db = self.task.bicubic_score(self.options.valid)
+        if self.bicubic_db is not None:
+            self.facts["bicubic_valid_psnr_db"] = round(self.bicubic_db, 3)
         psnr_db = self.task.teacher_score(self.options.valid)
         if psnr_db is not None:
             self.facts["teacher_valid_psnr_db"] = round(psnr_db, 3)

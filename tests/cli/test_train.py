@@ -42,7 +42,10 @@ def test_recipes_are_listed_and_shown_with_their_sources(run_cli, fails):
     from sr_deploy.train.recipe import RECIPES
 
     listed = run_cli("recipes").stdout.splitlines()
-    assert [line.split()[0] for line in listed] == list(RECIPES)
+    names = [line.split()[0] for line in listed if line.startswith("  ")]
+    assert sorted(names) == sorted(RECIPES)
+    titles = [line for line in listed if not line.startswith("  ")]
+    assert titles[0] == "Small: hours on one or two CPU cores" and "ASRN, as printed" in titles
     shown = run_cli("recipes", "imdeception-x4-2").stdout
     assert (
         "follows: imdeception-x4-best" in shown
@@ -54,6 +57,16 @@ def test_recipes_are_listed_and_shown_with_their_sources(run_cli, fails):
         json.loads(run_cli("recipes", "--json", "asrn-x4").stdout) == as_json["asrn-x4"]
     )  # a recipe file
     assert "unknown recipe 'asrn'" in fails("recipes", "asrn")
+
+
+def test_recipes_for_a_machine(run_cli, fails):
+    pytest.importorskip("torch", reason="torch is not installed; it trains")
+    from sr_deploy.train.recipe import RECIPES
+
+    cpu, gpu = (json.loads(run_cli("recipes", "--json", "--for", m).stdout) for m in ("cpu", "gpu"))
+    assert {**cpu, **gpu}.keys() == RECIPES.keys() and not cpu.keys() & gpu.keys()
+    assert {"asrn-x4-small", "int8"} <= cpu.keys() and {"asrn-x4", "asrn-x4-gpu"} <= gpu.keys()
+    assert "give it, or names" in run_cli("recipes", "asrn-x4", "--for", "cpu").stderr
 
 
 def test_a_recipe_of_ones_own_is_trained_and_exported(run_cli, fails, tmp_path):
@@ -69,12 +82,14 @@ def test_a_recipe_of_ones_own_is_trained_and_exported(run_cli, fails, tmp_path):
         np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8),
     )
     recipe = json.loads(run_cli("recipes", "--json", "asrn-x2-small").stdout)
-    recipe.update(variant="d1", steps=2, patch_hr=16, batch_size=2)
+    recipe.update(variant="d1", patch_hr=16, batch_size=2)
     (tmp_path / "mine.json").write_text(json.dumps(recipe))
     result = run_cli(
-        "train", tmp_path / "mine.json", "--data", tmp_path / "hr", "-o", tmp_path / "out"
+        *("train", tmp_path / "mine.json", "--data", tmp_path / "hr", "-o", tmp_path / "out"),
+        *("--steps", 2),
     )
     assert result.exit_code == 0, result.stderr
+    assert "mine: 1 images, steps 0 to 2\n" in result.stderr
     assert result.stdout.strip() == str(tmp_path / "out" / "mine.safetensors")
     shown = run_cli("complexity", tmp_path / "out" / "mine.safetensors")
     assert shown.exit_code == 0, shown.stderr

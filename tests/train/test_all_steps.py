@@ -108,8 +108,9 @@ def test_given_models_take_the_place_of_trained_ones(images, cache, tmp_path):
 @pytest.mark.parametrize(
     "changes, given, match",
     [
-        ({"name": "mine"}, GivenModels(), "have the names of their recipes.*no --name"),
+        ({"name": "mine"}, GivenModels(), "have the names and lengths of their recipes.*no --name"),
         ({"init": "asrn_x4"}, GivenModels(), "start from each other: no --init"),
+        ({"steps": 9}, GivenModels(), "lengths of their recipes.*no --steps"),
         ({}, GivenModels(starts=["a.safetensors"]), "1 branches; the recipe has 2"),
         ({}, GivenModels(teacher="asrn_x4"), "no step uses a teacher"),
     ],

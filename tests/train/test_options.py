@@ -25,6 +25,7 @@ from tests.train.conftest import TINY
         ({"seed": 10**30}, "is out of range; expected 0 to 2"),
         ({"workers": -1}, "-1 workers"),
         ({"budget_s": math.nan}, "a budget of nan s"),
+        ({"steps": 0}, "0 steps; expected at least 1"),
         ({"budget_s": -1}, "a budget of -1 s"),
         (
             {"accumulate": 3},
@@ -92,7 +93,7 @@ def test_images_to_validate_on_are_read_before_the_run(train, tmp_path, spoil, m
 
 def test_a_run_of_a_shipped_recipe_resumes(train, tmp_path, monkeypatch):
     monkeypatch.setitem(RECIPES, "tiny", TINY)
-    path = train("tiny", name=None, budget_s=0)
+    path = train("tiny", name=None, steps=TINY.steps, budget_s=0)
     assert path == tmp_path / "tiny.safetensors"
     train("tiny", name=None, resume=True)
     assert load_checkpoint(path).spec.training["steps_done"] == TINY.steps

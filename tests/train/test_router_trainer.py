@@ -138,7 +138,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(steps, images, cache, tmp_pat
         "valid": images,
         "licence": "CC0",
     }
-    train_router(ROUTED, [images], tmp_path, budget_s=0.0, **options)
+    train_router(ROUTED, [images], tmp_path, steps=4, budget_s=0.0, **options)
     assert load_router(tmp_path / path.name).spec.training["steps_done"] == 1
     resumed = train_router(ROUTED, [images], tmp_path, resume=True, **options)
     whole = load_router(path).weights
@@ -148,7 +148,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(steps, images, cache, tmp_pat
 def test_a_router_learns_from_errors_that_are_computed_once(steps, images, cache, tmp_path):
     recipe = replace(ROUTED, objective="labels", softness=1.5, bank=64, target_db=0.5, steps=30)
     options = {"name": "net", "cache": tmp_path / "cache", "branches": steps[0]}
-    train_router(recipe, [images], tmp_path, budget_s=0.0, **options)
+    train_router(recipe, [images], tmp_path, steps=30, budget_s=0.0, **options)
     (bank,) = (tmp_path / "cache").glob("bank-*.pt")
     made = bank.stat().st_mtime_ns
     router = load_router(train_router(recipe, [images], tmp_path, resume=True, **options))
@@ -387,7 +387,7 @@ def test_lambda_is_fitted_to_the_share_and_a_resumed_run_keeps_it(
         ROUTED, share=0.85, values=32, bank=64, objective=objective, overlap=0, blend="ramp"
     )
     options = {"name": "net", "cache": cache, "branches": steps[0], "valid": images}
-    train_router(recipe, [images], tmp_path, budget_s=0.0, **options)
+    train_router(recipe, [images], tmp_path, steps=4, budget_s=0.0, **options)
     first = load_router(tmp_path / "net.router.safetensors").spec
     path = train_router(recipe, [images], tmp_path, resume=True, **options)
     router, card = load_router(path), load_router(path).spec.training

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from sr_deploy.core.errors import CheckpointError
+from sr_deploy.core.errors import CheckpointError, InputError
+from tests.train.conftest import TINY
 
 
 def without(state, key):
@@ -35,6 +38,7 @@ def narrower(state):
         ),
         (lambda s: {**s, "optimiser": {}}, "its optimiser does not fit"),
         (narrower, "its optimiser does not fit"),
+        (lambda s: {**s, "recipe": without(s["recipe"], "steps")}, "its step is 6 of None"),
     ],
 )
 def test_a_state_of_another_network_or_version(train, tmp_path, whole, change, reason):
@@ -44,6 +48,16 @@ def test_a_state_of_another_network_or_version(train, tmp_path, whole, change, r
     with pytest.raises(CheckpointError, match=f"cannot resume from .*net.state.pt: {reason}") as e:
         train(resume=True)
     assert len(e.value.message) < 400 and "\n" not in e.value.message
+
+
+def test_a_state_from_before_a_field_of_the_recipe_has_its_default(train, tmp_path, whole):
+    state = torch.load(whole[0] / "net.state.pt", weights_only=True)
+    older = {**state, "recipe": without(without(state["recipe"], "follow"), "level"), "step": 5}
+    torch.save(older, tmp_path / "net.state.pt")
+    with pytest.raises(InputError, match="it differs in level$"):
+        train(replace(TINY, level=0.5), resume=True)
+    train(resume=True)
+    assert torch.load(tmp_path / "net.state.pt", weights_only=True)["step"] == 6
 
 
 @pytest.mark.parametrize("content", [b"", b"no state at all", "cut"])

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from sr_deploy.nets import ARCHITECTURES
 from sr_deploy.nets.checkpoint import load_checkpoint, save_checkpoint
 from sr_deploy.train import loop, losses, trainer
 from sr_deploy.train.data import Patches
+from sr_deploy.train.pace import Pace
 from sr_deploy.train.recipe import RECIPES
 from tests.conftest import ROOT
 from tests.train.conftest import TINY, train_network, write_images
@@ -107,10 +109,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
 ):
     if stopped_by == "budget":
         said = []
-        train(budget_s=0, licence="CC0", trained_on="noise", log=said.append)
-        assert (
-            said[-1] == "stopped after step 1 of 6, the time is up; "
-            "resume with the same command and --resume"
+        train(steps=6, budget_s=0, licence="CC0", trained_on="noise", log=said.append)
+        assert re.fullmatch(
+            "stopped after step 1 of 6: the time is up; the others take about . s; "
+            "resume with the same command and --resume",
+            said[-1],
         )
         assert state_of(tmp_path)["step"] == 1
     else:
@@ -134,12 +137,82 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert (spec.licence, spec.trained_on) == ("CC0", "noise")
 
 
+@pytest.mark.parametrize("valid", [False, True])
+def test_a_budget_chooses_the_steps_and_changes_nothing_else(
+    train, images, tmp_path, monkeypatch, valid
+):
+    """The timed steps are undone: the run is that of --steps, bit for bit, with its card."""
+    options = {"valid": images} if valid else {}
+    path = train(output=tmp_path / "steps", steps=3, **options)
+    monkeypatch.setattr(Pace, "steps_that_fit", lambda *args: 3)
+    said = []
+    fitted = train(output=tmp_path / "budget", budget_s=3600, log=said.append, **options)
+    assert "3 of 6 steps fit in 1 h 0 min: a step takes 0." in said[1]
+    assert ("a validation" in said[1]) == valid
+    assert fitted.read_bytes() == path.read_bytes()
+    assert load_checkpoint(path).spec.training["steps"] == 3
+    equal_states(state_of(tmp_path / "steps"), state_of(tmp_path / "budget"))
+    logs = [(tmp_path / f / "net.logs" / "metrics.csv") for f in ("steps", "budget")]
+    steps = [[line.partition(",")[0] for line in log.read_text().splitlines()] for log in logs]
+    assert steps[0] == steps[1] and steps[0][-1] == "3"
+
+
+def test_a_budget_in_which_all_steps_fit_changes_nothing(train, whole):
+    said = []
+    path = train(budget_s=3600, licence="CC0", trained_on="noise", log=said.append)
+    assert said[1].startswith("all 6 steps fit in 1 h 0 min: a step takes 0.")
+    assert path.read_bytes() == whole[1].read_bytes()
+
+
+def test_a_schedule_without_an_end_stops_with_the_budget(train, tmp_path):
+    said = []
+    train(replace(TINY, schedule="constant"), budget_s=0, log=said.append)
+    assert said[-1].startswith("stopped after step 1 of 6: the time is up")
+    train(replace(TINY, schedule="constant"), resume=True)
+    assert state_of(tmp_path)["step"] == 6
+
+
+def test_an_interrupt_while_steps_are_timed_leaves_no_run(train, tmp_path, monkeypatch):
+    at_step(monkeypatch, 2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        train(budget_s=3600)
+    assert not (tmp_path / "net.state.pt").exists() and not (tmp_path / "net.logs").exists()
+
+
+def test_a_resumed_run_keeps_its_number_of_steps(train, tmp_path):
+    train(steps=4, budget_s=0)
+    with pytest.raises(InputError, match="is of a run of 4 steps, not 6") as e:
+        train(steps=6, resume=True)
+    assert "remove --steps" in e.value.hint
+    train(resume=True, budget_s=0)  # stops, and keeps the schedule
+    assert state_of(tmp_path)["step"] == 2 and state_of(tmp_path)["recipe"]["steps"] == 4
+    said = []
+    path = train(resume=True, log=said.append)
+    assert said[0] == "net: 3 images, steps 2 to 4" and state_of(tmp_path)["step"] == 4
+    weights = load_checkpoint(train(output=tmp_path / "whole", steps=4)).weights
+    assert all(torch.equal(weights[k], v) for k, v in load_checkpoint(path).weights.items())
+
+
+def test_the_last_line_compares_with_bicubic(train, images, tmp_path, monkeypatch):
+    said = []
+    train(steps=6, budget_s=0, valid=images, log=said.append)  # stopped: validated all the same
+    assert said[-2].startswith("stopped after step 1 of 6")
+    assert re.fullmatch(r"valid \d+\.\d\d dB, \d+\.\d\d dB (above|below) bicubic", said[-1])
+    training = load_checkpoint(tmp_path / "net-best.safetensors").spec.training
+    bicubic = training["bicubic_valid_psnr_db"]
+    assert 5 < bicubic < 50 and training["steps_done"] == 1
+    monkeypatch.setattr(trainer, "_mean_psnr", lambda *args: bicubic + 1.344)
+    train(resume=True, valid=images, log=said.append)
+    assert said[-1] == f"valid {bicubic + 1.344:.2f} dB, 1.34 dB above bicubic"
+
+
 @pytest.mark.slow
 def test_a_killed_run_resumes_from_the_last_saved_state(images, cache, tmp_path, whole):
     code = f"""
 import os
 from sr_deploy.train import loop
 from sr_deploy.train.data import Patches
+from sr_deploy.train.pace import Pace
 from sr_deploy.train.options import TrainOptions
 from sr_deploy.train.recipe import Recipe
 from sr_deploy.train.trainer import checkpoint_from_images
@@ -188,11 +261,13 @@ def test_two_processes_train_the_same_network(images, cache, tmp_path, launcher)
         command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command]
     else:
         command += ["--devices", "2"]
+    command += ["--budget", "1h"]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [sys.executable, *map(str, command)], env=env, capture_output=True, text=True, timeout=240
     )
     assert run.returncode == 0, run.stderr
+    assert run.stderr.count("all 6 steps fit in 1 h 0 min") == 1
     assert run.stdout.strip() == str(tmp_path / "two" / "net.safetensors")  # printed once
     alone = load_checkpoint(
         train_network(TINY, [images], tmp_path / "one", name="net", cache=cache)
@@ -278,23 +353,24 @@ def test_validation_keeps_the_best_and_both_logs(train, images, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train(valid=images)
-    with open(tmp_path / "net.logs" / "version_0" / "metrics.csv") as f:
+    with open(tmp_path / "net.logs" / "metrics.csv") as f:
         rows = [(int(row["step"]), float(row["valid_psnr_db"])) for row in csv.DictReader(f)]
-    assert [step for step, _ in rows] == [2, 4, 6] and all(5 < psnr < 50 for _, psnr in rows)
+    assert [step for step, _ in rows] == [1, 2, 3, 4, 5, 6]  # valid_every 2, but often enough
+    assert all(5 < psnr < 50 for _, psnr in rows)
     best = load_checkpoint(tmp_path / "net-best.safetensors").spec.training
     assert (best["steps_done"], best["best_valid_psnr_db"]) == max(
         ((s, round(p, 3)) for s, p in rows), key=lambda r: r[1]
     )
-    events = EventAccumulator(str(tmp_path / "net.logs" / "version_0"))
+    events = EventAccumulator(str(tmp_path / "net.logs"))
     events.Reload()
-    assert [e.step for e in events.Scalars("valid_psnr_db")] == [2, 4, 6]
+    assert [e.step for e in events.Scalars("valid_psnr_db")] == [1, 2, 3, 4, 5, 6]
     assert {"loss", "loss/depth 1", "loss/psd", "lr", "samples_per_s"} <= set(
         events.Tags()["scalars"]
     )
 
 
 def test_the_best_survives_a_resumed_run_that_gets_worse(train, images, tmp_path, monkeypatch):
-    scores = iter([30.0, 20.0, 10.0])
+    scores = iter([10.0, 30.0, 20.0, 10.0, 10.0, 10.0])
     monkeypatch.setattr(trainer, "_mean_psnr", lambda *args: next(scores))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         at_step(patch, 2, lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -435,7 +511,7 @@ def test_a_recipe_requires_its_checkpoints(train, whole):
 def test_a_loss_that_is_not_a_number_stops_and_keeps_the_state_before_it(
     train, tmp_path, monkeypatch
 ):
-    train(budget_s=0)
+    train(steps=6, budget_s=0)
     before = {
         p.name: p.read_bytes() for p in tmp_path.iterdir() if p.suffix != ".pt" and p.is_file()
     }
@@ -481,7 +557,7 @@ def test_a_gradient_that_is_not_a_number_never_reaches_a_checkpoint(train, tmp_p
 
 @pytest.mark.parametrize("full_for", ["net.state.pt", "net.safetensors", "metrics.csv"])
 def test_a_full_disk_keeps_the_earlier_state(train, tmp_path, monkeypatch, full_for):
-    train(budget_s=0)
+    train(steps=6, budget_s=0)
     kept = {
         name: (tmp_path / name).read_bytes()
         for name in ("net.state.pt", "net.safetensors", "net.json")
@@ -494,12 +570,6 @@ def test_a_full_disk_keeps_the_earlier_state(train, tmp_path, monkeypatch, full_
         return real_replace(a, b, *args, **options)
 
     monkeypatch.setattr(os, "replace", replace_or_fail)
-    if full_for == "metrics.csv":
-        monkeypatch.setattr(
-            loop.CSVLogger,
-            "log_metrics",
-            lambda self, *args, **options: (_ for _ in ()).throw(full),
-        )
     with pytest.raises(SrDeployError, match="cannot write.*No space left") as e:
         train(resume=True)
     assert "free some space" in e.value.hint and "the last saved state is kept" in e.value.hint
@@ -509,14 +579,12 @@ def test_a_full_disk_keeps_the_earlier_state(train, tmp_path, monkeypatch, full_
     monkeypatch.undo()
     assert (
         state_of(tmp_path)["step"]
-        == {"net.state.pt": 1, "net.safetensors": 6, "metrics.csv": 6}[full_for]
+        == {"net.state.pt": 1, "net.safetensors": 6, "metrics.csv": 1}[full_for]
     )
     assert load_checkpoint(train(resume=True)).spec.training["steps_done"] == 6
 
 
-@pytest.mark.parametrize(
-    "change, key", [({"lr": 1e-4}, "lr"), ({"steps": 9}, "steps"), ({"patch_hr": 10}, "patch_hr")]
-)
+@pytest.mark.parametrize("change, key", [({"lr": 1e-4}, "lr"), ({"patch_hr": 10}, "patch_hr")])
 def test_another_recipe_does_not_resume(train, tmp_path, whole, change, key):
     (tmp_path / "net.state.pt").write_bytes((whole[0] / "net.state.pt").read_bytes())
     with pytest.raises(InputError, match=f"belongs to another run: it differs in {key}"):
@@ -567,7 +635,7 @@ def test_an_error_during_a_run_loses_no_completed_step(train, images, tmp_path, 
     monkeypatch.setattr(trainer, "_mean_psnr", broken)
     with pytest.raises(InputError, match="the image has gone") as e:
         train(valid=images)
-    assert "the last saved state is kept" in e.value.hint and state_of(tmp_path)["step"] == 2
+    assert "the last saved state is kept" in e.value.hint and state_of(tmp_path)["step"] == 1
 
 
 def test_a_full_disk_prints_no_traceback_of_a_thread(train, monkeypatch):
@@ -586,9 +654,9 @@ def test_a_full_disk_prints_no_traceback_of_a_thread(train, monkeypatch):
 
 def test_space_is_the_hint_for_a_full_disk_only(train, monkeypatch):
     monkeypatch.setattr(
-        loop.CSVLogger,
-        "log_metrics",
-        lambda *args, **options: (_ for _ in ()).throw(FileExistsError(17, "File exists")),
+        loop.MetricsLog,
+        "write",
+        lambda *args: (_ for _ in ()).throw(FileExistsError(17, "File exists")),
     )
     with pytest.raises(SrDeployError, match="cannot write to .*File exists") as e:
         train()
