@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sr_deploy.results.report.printed import printed_for, printed_rows, table_notes
+from sr_deploy.results.report.printed import printed_for, printed_rows
 
 
 def find(series, network):
@@ -28,9 +28,7 @@ def test_values_as_they_stand_in_the_papers(series, network, name, printed):
 
 
 def test_every_row_is_whole_and_named_once():
-    assert (
-        len({(r.table, r.series, r.network) for r in printed_rows()}) == len(printed_rows()) == 39
-    )
+    assert len({(r.series, r.network) for r in printed_rows()}) == len(printed_rows()) == 39
     for row in printed_rows():
         assert row.paper in ("ASRN", "IMDeception", "SRN") and row.scale in (2, 3, 4)
         assert row.params_k and row.params_k > 0
@@ -56,25 +54,20 @@ def test_flops_only_where_they_are_counted_as_ours():
     }
 
 
-def test_every_series_has_rows_and_a_note():
-    notes = dict(table_notes())
-    assert list(notes) == list(dict.fromkeys(row.series for row in printed_rows()))
-    assert notes["SRN"] == notes["SRN-S"] and notes["SRN"].startswith("SRN, Table 1: x4 with")
+def test_a_note_names_the_table():
+    assert find("SRN", "srn_x2.b6").note.startswith("SRN, Table 1: x4 with")
+    assert find("ASRN", "asrn_x4.d5").note == "ASRN, Table 5: With self-distillation."
 
 
 def test_rows_are_given_under_the_same_conditions_only():
-    four = printed_for("set5", scale=4, metric="y", degradation="bi")
+    four = printed_for("set5", 4, "y", "bi")
     assert {r.paper for r in four} == {"ASRN", "IMDeception", "SRN"} and {
         r.scale for r in four
     } == {4}
-    assert (
-        printed_for("BSD100", scale=3, metric="y", degradation="bi")
-        == printed_for("B100", scale=3, metric="y", degradation="bi")
-        != []
-    )
+    assert printed_for("BSD100", 3, "y", "bi") == printed_for("B100", 3, "y", "bi") != []
     for name, metric, degradation in (
         ("Set5", "rgb", "bi"),
         ("Set5", "y", "dn"),
         ("Holiday", "y", "bi"),
     ):
-        assert printed_for(name, scale=3, metric=metric, degradation=degradation) == []
+        assert printed_for(name, 3, metric, degradation) == []
