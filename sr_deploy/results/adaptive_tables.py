@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.counts import NTIRE_HW
 from sr_deploy.core.errors import InputError
 from sr_deploy.results.columns import label, labels, number
 from sr_deploy.results.conditions import condition_notes
+from sr_deploy.results.paper_numbers import cells_of, item_of, quantity_in
 from sr_deploy.results.render import Table, make_table
+from sr_deploy.results.reproduction import read_paper, set_key
 from sr_deploy.results.rows import BenchmarkRow, executed_of_plain
 from sr_deploy.results.slips import SLIPS
 from sr_deploy.results.tables import failures, require_same
@@ -44,27 +44,53 @@ class PrintedScores:
 
     paper: str
     architecture: str
+    """The backbone."""
     label: str
     scale: int
-    sets: Dict[str, Tuple[float, ...]]
-    """By set: PSNR in dB, SSIM, FLOPs in G; of CDNSR also their share in per cent."""
+    sets: Dict[str, Tuple[str, str]]
+    """By `set_key`: PSNR/SSIM and FLOPs as they are shown: CDNSR's in M, AdaDSR's in G."""
 
 
 @lru_cache(maxsize=1)
 def printed_scores() -> Tuple[PrintedScores, ...]:
-    """Return the rows of both papers."""
-    path = Path(__file__).with_name("printed_adaptive.json")
-    return tuple(
-        PrintedScores(
-            table["paper"],
-            row["architecture"],
-            row["label"],
-            row["scale"],
-            {name: tuple(values) for name, values in row["sets"].items()},
-        )
-        for table in json.loads(path.read_text(encoding="utf-8"))
-        for row in table["rows"]
-    )
+    """Return the rows of CDNSR's Table I and those of AdaDSR's Table 1, with FLOPs of Table 2."""
+    return (*_printed_cdnsr(), *_printed_adadsr())
+
+
+def _printed_cdnsr() -> Iterator[PrintedScores]:
+    paper = read_paper("cdnsr")
+    item = item_of(paper, "Table I")
+    backbone = architecture = ""
+    for line in item.lines:
+        cells = cells_of(item, line)
+        name = f"{cells['Model']}, {backbone}"
+        if line.network:  # a backbone, and of it the lines that follow
+            name = backbone = cells["Model"]
+            architecture = line.network.rpartition("_x")[0]
+        sets = {}
+        for chosen in ("Test2K", "Test4K", "Test8K"):
+            flops, share = cells[f"{chosen} FLOPs"].split()
+            in_m = f"{quantity_in(flops) / 1e6:.0f}M {share}"
+            sets[set_key(chosen)] = cells[f"{chosen} PSNR/SSIM"], in_m
+        yield PrintedScores(paper.paper, architecture, name, 4, sets)
+
+
+def _printed_adadsr() -> Iterator[PrintedScores]:
+    paper = read_paper("adadsr")
+    item = item_of(paper, "Table 1")
+    for line in item.lines:
+        cells = cells_of(item, line)
+        if not line.network:  # one of others
+            continue
+        name, scale = cells["Method"], cells["Scale"]
+        costs = item_of(paper, f"Table 2, {scale}")
+        flops = next(cells_of(costs, one) for one in costs.lines if one.cells[0] == name)
+        sets = {
+            set_key(chosen): (cells[chosen], flops[f"{chosen} FLOPs [G]"])
+            for chosen in ("Set5", "Set14", "B100", "Urban100", "Manga109")
+        }
+        architecture = name.replace("Ada", "").lower()
+        yield PrintedScores(paper.paper, architecture, name, int(scale[1:]), sets)
 
 
 def cdnsr_table1(rows: Sequence[BenchmarkRow]) -> Table:
@@ -85,7 +111,7 @@ def cdnsr_table1(rows: Sequence[BenchmarkRow]) -> Table:
     for one in printed:
         line = [f"{one.label} ({_PRINTED})"]
         for chosen in sets:
-            line += _printed_cells(one.sets.get(chosen), "M")
+            line += [*one.sets.get(set_key(chosen), ("", "")), "", ""]
         lines.append(line)
     headings = ["Model"]
     for chosen in sets:
@@ -111,8 +137,7 @@ def adadsr_table2(rows: Sequence[BenchmarkRow]) -> Table:
     for one in printed:
         line = [f"{one.label} x{one.scale} ({_PRINTED})"]
         for chosen in sets:
-            score, flops, _, time = _printed_cells(one.sets.get(chosen), "")
-            line += [score, flops, time]
+            line += [*one.sets.get(set_key(chosen), ("", "")), ""]
         lines.append(line)
     headings = ["Model"]
     for chosen in sets:
@@ -216,14 +241,6 @@ def _mean_ms(row: BenchmarkRow) -> str:
     return number(sum(times) / len(times), 2) if times else ""
 
 
-def _printed_cells(values: Optional[Tuple[float, ...]], unit: str) -> List[str]:
-    if values is None:
-        return ["", "", "", ""]
-    psnr, ssim, flops_g = values[:3]
-    flops = f"{flops_g:.1f}" if not unit else f"{1000 * flops_g:.0f}M ({values[3]:.0f}%)"
-    return [f"{psnr:.2f}/{ssim:.4f}", flops, "", ""]
-
-
 def _printed(
     paper: str, rows: Sequence[BenchmarkRow], sets: Sequence[str], metric: str
 ) -> List[PrintedScores]:
@@ -236,6 +253,6 @@ def _printed(
         for one in printed_scores()
         if one.paper == paper
         and one.scale == measured[0].scale
-        and set(one.sets) & set(sets)
+        and set(one.sets) & set(map(set_key, sets))
         and any(one.architecture in r.model for r in measured)
     ]

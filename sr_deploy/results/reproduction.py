@@ -57,13 +57,13 @@ class PaperLine:
     network: str = ""
     """Our network, such as `asrn_x4`; empty: one of others, of which only printed numbers exist."""
     variant: str = ""
-    config: dict = field(default_factory=dict)
+    config: Dict[str, Any] = field(default_factory=dict)
     """Where it differs from the architecture's default."""
     checkpoint: Optional[str] = ""
     """The shipped checkpoint of this line, where its name is not that of the network; None: no
     shipped one was trained so."""
     recipe: str = ""
-    recorded: dict = field(default_factory=dict)
+    recorded: Dict[str, str] = field(default_factory=dict)
     """Our value by heading, of measurements that a note describes."""
 
 
@@ -119,7 +119,7 @@ def read_paper(name: str) -> Paper:
 
 
 def _item(data: Dict[str, Any], path: Path) -> PaperItem:
-    def read(cls: Any, key: str) -> Tuple[Any, ...]:
+    def read(cls: Any, key: str) -> Any:
         found = data.get(key, [])
         return tuple(from_dict(cls, part, source=path, error=InputError) for part in found)
 
@@ -133,11 +133,11 @@ def scores_of(rows: Sequence[BenchmarkRow]) -> Scores:
     conditions, numbers = shipped_numbers()
     scores: Scores = {}
     if conditions is not None:
-        shipped = _set_key(conditions.set)
+        shipped = set_key(conditions.set)
         scores = {(name, shipped): (n.psnr_db, n.ssim) for name, n in numbers.items()}
     for row in rows:
         if not row.error and row.metric == "y" and row.psnr_db is not None:
-            scores[network_name(row.model, row.variant), _set_key(row.set)] = row.psnr_db, row.ssim
+            scores[network_name(row.model, row.variant), set_key(row.set)] = row.psnr_db, row.ssim
     return scores
 
 
@@ -179,14 +179,14 @@ def _our_text(
     if line.checkpoint is None or (line.config and not line.checkpoint):
         return ""
     name = network_name(line.checkpoint or line.network, line.variant)
-    psnr_db, ssim = scores.get((name, _set_key(ours.score)), (None, None))
+    psnr_db, ssim = scores.get((name, set_key(ours.score)), (None, None))
     if psnr_db is None:
         return ""
     has_ssim = "/" in line.cells[index] and ssim is not None
     return f"{psnr_db:.2f}" + (f"/{ssim:.4f}" if has_ssim else "")
 
 
-def _set_key(name: str) -> str:
+def set_key(name: str) -> str:
     """Return the name of a set of images whatever its case; BSD100 is B100."""
     return {"bsd100": "b100", "bsds100": "b100"}.get(name.lower(), name.lower())
 

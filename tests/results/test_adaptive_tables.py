@@ -6,6 +6,7 @@ import pytest
 
 from sr_deploy.core.errors import InputError
 from sr_deploy.results.adaptive_tables import printed_scores
+from sr_deploy.results.paper_numbers import quantity_in, score_in
 from sr_deploy.results.published import build_table
 from sr_deploy.results.rows import BenchmarkRow
 
@@ -95,6 +96,22 @@ def test_the_printed_numbers_are_whole():
     assert len([r for r in rows if r.paper == "AdaDSR"]) == 12
     for row in rows:
         assert len(row.sets) == (3 if row.paper == "CDNSR" else 5)
-        for psnr, ssim, flops, *share in row.sets.values():
-            assert 20 < psnr < 40 and 0.5 < ssim < 1 and flops > 0
-            assert not share or 40 < share[0] <= 100
+        for score, flops in row.sets.values():
+            psnr_db, ssim = score_in(score)
+            assert 20 < psnr_db < 40 and ssim is not None and 0.5 < ssim < 1
+            amount, _, share = flops.partition(" ")
+            assert quantity_in(amount) > 0
+            assert bool(share) == (row.paper == "CDNSR")
+            assert not share or 40 < int(share.strip("(%)")) <= 100
+
+
+def test_rows_of_cdnsr_belong_to_the_backbone_above_them():
+    rows = {(r.architecture, r.label): r.sets for r in printed_scores() if r.paper == "CDNSR"}
+    assert rows["carn-m", "CARN"]["test2k"] == ("25.95/0.7511", "1150M (100%)")
+    assert rows["rcan", "CDNSR(S), RCAN"]["test8k"] == ("33.72/0.8833", "14620M (45%)")
+
+
+def test_a_set_may_have_another_name_in_rows():
+    row = replace(STATIC, model="edsr-16_x4", variant="", set="BSD100", metric="y", macs_g=100.0)
+    found = columns(build_table([row], "adadsr2"))
+    assert found["BSD100 PSNR/SSIM"][1:] == ["27.71/0.7420", "27.71/0.7410"]

@@ -9,7 +9,8 @@ from sr_deploy.results.columns import over
 from sr_deploy.results.precisions import has_several_precisions, precision_of
 from sr_deploy.results.report import drawing
 from sr_deploy.results.report.drawing import MARKERS, one_line
-from sr_deploy.results.report.printed import printed_for, score_of, table_notes
+from sr_deploy.results.report.printed import printed_for
+from sr_deploy.results.reproduction import set_key
 from sr_deploy.results.rows import BICUBIC, QualityRow
 from sr_deploy.results.slips import slips_in
 
@@ -42,8 +43,8 @@ def quality_figure(rows: Sequence[QualityRow]) -> Dict[str, bytes]:
     """Return `psnr.png` and `psnr.svg`: two charts for each set, scale, metric and degradation.
 
     Measured scores are filled and joined by family (a model on a backend). Printed ones are hollow
-    and not joined. Rows without PSNR or counts are left out, and so are the smaller sizes of
-    ASRN (SS), 2 to 3 dB below all others. Raises MissingPackageError without matplotlib.
+    and not joined. Rows without PSNR or counts are left out. Raises MissingPackageError without
+    matplotlib.
     """
     drawing.check_can_draw()
     panels: Dict[Tuple[Any, ...], List[_Score]] = {}
@@ -93,20 +94,18 @@ def quality_figure(rows: Sequence[QualityRow]) -> Dict[str, bytes]:
 def printed_notes(rows: Sequence[QualityRow]) -> List[str]:
     """Return the notes on the printed numbers in the figure of these rows: of tables and papers."""
     panels = dict.fromkeys((r.set, r.scale, r.metric, r.degradation) for r in rows)
-    shown = [score for panel in panels for score in _printed(*panel)]
-    series = {score.series.partition(" (printed")[0] for score in shown}
-    tables = [note for name, note in table_notes() if name in series]
-    return list(dict.fromkeys([*tables, *map(str, slips_in({score.paper for score in shown}))]))
+    shown = [row for panel in panels for row in printed_for(*panel)]
+    slips = slips_in({row.paper for row in shown})
+    return list(dict.fromkeys([*(row.note for row in shown), *map(str, slips)]))
 
 
 def _printed(set_name: str, scale: Optional[int], metric: str, degradation: str) -> List[_Score]:
     """The scores that papers print under the same conditions."""
     scores = []
-    for row in printed_for(set_name, scale=scale, metric=metric, degradation=degradation):
-        score = score_of(row, set_name)
-        if score is not None and (row.series != "ASRN (SS)" or row.label == "5B"):
-            series = f"{row.series} (printed, not measured)"
-            scores.append(_Score(series, row.paper, "", score[0], (row.params_k, row.macs_g)))
+    for row in printed_for(set_name, scale, metric, degradation):
+        series = f"{row.series} (printed, not measured)"
+        psnr_db, _ = row.scores[set_key(set_name)]
+        scores.append(_Score(series, row.paper, "", psnr_db, (row.params_k, row.macs_g)))
     return scores
 
 
