@@ -111,6 +111,6 @@ def test_an_unknown_paper_and_a_damaged_file(monkeypatch, tmp_path):
         read_paper("arsn")
     assert "asrn" in e.value.hint
     monkeypatch.setattr(reproduction, "FOLDER", tmp_path)
-    (tmp_path / "mine.json").write_text(json.dumps({"paper": "Mine", "items": [{"nam": "x"}]}))
-    with pytest.raises(InputError, match="unknown key 'nam'"):
+    (tmp_path / "mine.json").write_text(json.dumps({"paper": "Mine", "items": [{"extra": "x"}]}))
+    with pytest.raises(InputError, match="unknown key 'extra'"):
         read_paper("mine")
