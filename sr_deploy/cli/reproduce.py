@@ -36,7 +36,7 @@ def reproduce(
     if paper is None:
         _list_papers([(name, read_paper(name)) for name in paper_names()], as_json)
         return
-    read = read_paper(paper)
+    read = read_paper(paper.lower())
     items = [item for item in read.items if only is None or item.name.lower() == only.lower()]
     if not items:
         names = [item.name for item in read.items]
