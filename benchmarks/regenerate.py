@@ -35,7 +35,7 @@ DOCUMENTS = (
     "docs/benchmarks.md",
     "docs/cpu.md",
     "docs/devices.md",
-    *(f"docs/papers/{name}.md" for name in ("asrn", "imdeception", "srn", "cdnsr", "adadsr")),
+    *(f"docs/papers/{page.name}" for page in sorted((ROOT / "docs/papers").glob("*.md"))),
 )
 ROWS = "benchmarks/rows.jsonl"
 PRECISIONS = "benchmarks/precision/rows.jsonl"

@@ -8,7 +8,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 import click
 
 from sr_deploy.cli.output import emit, emit_json
-from sr_deploy.cli.tables import TEXT, chosen_format, format_option, terminal_width
+from sr_deploy.cli.tables import TEXT, chosen_format, format_option, formatted, terminal_width
 from sr_deploy.core.counts import Counts
 from sr_deploy.core.errors import InputError, did_you_mean
 
@@ -115,12 +115,7 @@ def _notes(notes: Sequence[str], form: str) -> str:
 
 
 def _table(table: Any, form: str) -> str:
-    from sr_deploy.results.render import render_table
-    from sr_deploy.results.screen import table_text
-
-    if not table.cells:
-        return _notes(table.notes, form)
-    return table_text(table, terminal_width()) if form == TEXT else render_table(table, form)
+    return formatted(table, form) if table.cells else _notes(table.notes, form)
 
 
 def _json(item: Any, table: Any) -> Dict[str, Any]:

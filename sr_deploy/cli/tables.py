@@ -42,11 +42,15 @@ def terminal_width() -> int:
 
 def emit_table(table: Any, table_format: Optional[str] = None) -> None:
     """Print a `results.render.Table` in a format, or in that which stdout asks for."""
+    emit(formatted(table, chosen_format(table_format)))
+
+
+def formatted(table: Any, form: str) -> str:
+    """Return a `results.render.Table` as text for the terminal, or in another format."""
     from sr_deploy.results.render import render_table
     from sr_deploy.results.screen import table_text
 
-    form = chosen_format(table_format)
-    emit(table_text(table, terminal_width()) if form == TEXT else render_table(table, form))
+    return table_text(table, terminal_width()) if form == TEXT else render_table(table, form)
 
 
 def emit_rows(

@@ -92,18 +92,24 @@ def fold_shuffles(net: nn.Module) -> Optional[nn.Module]:
     """Replace the channel shuffle in ASRN's blocks by an order of the next 1x1's weights."""
     fused = copy.deepcopy(net)
     blocks = shuffled_blocks(fused)
-    for block in blocks.values():
-        order = block.shuffle(torch.arange(block.reduce.in_channels).view(1, -1, 1, 1)).flatten()
+    for block, order in blocks.values():
         with torch.no_grad():
             block.reduce.weight[:, order] = block.reduce.weight.clone()
         block.shuffle = nn.Identity()
     return fused if blocks else None
 
 
-def shuffled_blocks(net: nn.Module) -> Dict[str, MAB]:
-    """Return ASRN's blocks whose shuffle precedes a 1x1 convolution, by name."""
+def shuffled_blocks(net: nn.Module) -> Dict[str, Tuple[MAB, Tensor]]:
+    """Return ASRN's blocks whose shuffle precedes a 1x1 convolution, by name.
+
+    With each the order of its channels after the shuffle, (channels,).
+    """
+
+    def order(block: MAB) -> Tensor:
+        return block.shuffle(torch.arange(block.reduce.in_channels).view(1, -1, 1, 1)).flatten()
+
     return {
-        name: module
+        name: (module, order(module))
         for name, module in net.named_modules()
         if isinstance(module, MAB)
         and isinstance(module.shuffle, nn.ChannelShuffle)

@@ -29,10 +29,9 @@ def fused_weights(net: nn.Module) -> Dict[str, Tensor]:
     if isinstance(net, ASRN) and net.collapses:
         _replace(weights, "head", {})
         _replace(weights, "upsampler", collapsed_weights(net))
-    for name, block in shuffled_blocks(net).items():
-        order = block.shuffle(torch.arange(block.reduce.in_channels).view(1, -1, 1, 1))
+    for name, (_, order) in shuffled_blocks(net).items():
         key = f"{name}.reduce.weight"
-        weights[key] = weights[key].index_select(1, order.flatten().argsort())
+        weights[key] = weights[key].index_select(1, order.argsort())
     if isinstance(net, EDSRBase) and isinstance(net.tail, nn.Sequential):
         tail = {k: v for k, v in weights.items() if k.startswith("tail.")}
         border = {k.replace("tail.", "tail.tail.", 1): v for k, v in tail.items()}

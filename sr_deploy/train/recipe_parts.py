@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Callable, Dict, Optional, Union
+from typing import Any, Callable, Dict, Optional, Union, cast
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from sr_deploy.core.spec import network_name
 from sr_deploy.nets.complexity import count_record
 from sr_deploy.nets.gains import GainsHead
 from sr_deploy.nets.router import classifier
-from sr_deploy.train.recipe import RECIPES, AnyRecipe, GainsRecipe, Recipe, RouterRecipe
+from sr_deploy.train.recipe import RECIPES, GainsRecipe, Recipe, RouterRecipe
 
 
 def counts_of_recipe(
@@ -42,12 +42,9 @@ def counts_of_recipe(
 
 def _chosen(recipe: Union[RouterRecipe, GainsRecipe]) -> Dict[str, nn.Module]:
     """Return the branches or depths by name, without numbers."""
-    branches = getattr(recipe, "branches", ())
-    trained: Dict[str, AnyRecipe] = {name: RECIPES[name] for name in branches}
-    if trained:
-        return {name: r.build() for name, r in trained.items() if isinstance(r, Recipe)}
+    if isinstance(recipe, RouterRecipe) and recipe.branches:
+        return {name: cast(Recipe, RECIPES[name]).build() for name in recipe.branches}
     followed = RECIPES[recipe.follows]
-    if isinstance(followed, Recipe):
-        depths = getattr(recipe, "depths", ())
-        return {network_name(recipe.follows, depth): followed.build(depth) for depth in depths}
-    return _chosen(followed)
+    if isinstance(recipe, GainsRecipe) and isinstance(followed, Recipe):
+        return {network_name(recipe.follows, d): followed.build(d) for d in recipe.depths}
+    return _chosen(cast(RouterRecipe, followed))
