@@ -136,7 +136,8 @@ def scores_of(rows: Sequence[BenchmarkRow]) -> Scores:
         shipped = set_key(conditions.set)
         scores = {(name, shipped): (n.psnr_db, n.ssim) for name, n in numbers.items()}
     for row in rows:
-        if not row.error and row.metric == "y" and row.psnr_db is not None:
+        comparable = row.metric == "y" and row.degradation not in ("bd", "dn")
+        if not row.error and comparable and row.psnr_db is not None:
             scores[network_name(row.model, row.variant), set_key(row.set)] = row.psnr_db, row.ssim
     return scores
 

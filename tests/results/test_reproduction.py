@@ -87,6 +87,7 @@ def test_measured_rows_replace_and_add_scores():
     assert scores["asrn_x4.d5", "set5"][0] == 31.0
     assert not {("asrn_x4.d5", "b100"), ("asrn_x4.d5", "x")} & set(scores)
     assert ("asrn_x4.d5", "b100") in scores_of([replace(row, set="BSD100")])
+    assert ("asrn_x4.d5", "b100") not in scores_of([replace(row, set="B100", degradation="bd")])
 
 
 @pytest.mark.parametrize("name", paper_names())
