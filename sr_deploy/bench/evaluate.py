@@ -218,15 +218,18 @@ def evaluate(
 
 
 @functools.lru_cache(maxsize=16)
-def bicubic_psnr_db(images: ImageSet, *, scale: int, metric: str) -> Optional[float]:
-    """Return bicubic's mean PSNR in dB on a set whose LR is given or bicubic; None if infinite.
+def bicubic_psnr_db(
+    images: ImageSet, *, scale: int, metric: str, degradation: str = "bi"
+) -> Optional[float]:
+    """Return bicubic's mean PSNR in dB on a set, by `evaluate`'s arguments; None if infinite.
 
     It is computed once in a process.
     """
     border, scores = border_px(metric, scale), []
     for files in images.pairs(scale):
         hr = modcrop(read_rgb(files[0]), scale)
-        sr = imresize(lr_of(hr, files, scale=scale), scale=scale)
+        lr = lr_of(hr, files, scale=scale, degradation=degradation)
+        sr = imresize(lr, scale=scale)
         scores.append(psnr_db(sr, hr, metric=metric, border=border))
     return finite_or_none(float(np.mean(scores)))
 

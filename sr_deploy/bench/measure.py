@@ -87,11 +87,11 @@ class MeasureOptions:
     data: str = ""
     """Folder of HR images; empty: scikit-image's photographs."""
     lr_data: str = ""
-    """Folder of their LR images; empty: made from HR, bicubic."""
+    """Folder of their LR images; empty: made from HR, as each network was trained for."""
     test: str = ""
     """A challenge's second folder, its test set."""
     lr_test: str = ""
-    """Folder of the test set's LR images; empty: made from HR, bicubic."""
+    """Folder of the test set's LR images; empty: made from HR likewise."""
     protocols: Sequence[str] = (DEFAULT_PROTOCOL,)
     """Names in `results/protocols.py`."""
     metric: Optional[str] = None
@@ -368,15 +368,16 @@ def _measured_row(
     row: BenchmarkRow, session: Session, run: _Run, protocol: Protocol, options: MeasureOptions
 ) -> BenchmarkRow:
     metric, test = options.metric_of(protocol), None
-    plan = options.planner(session, run.network, protocol)
+    plan, made_by = options.planner(session, run.network, protocol), run.network.degradation
+    how: Dict[str, Any] = {"metric": metric, "degradation": made_by}
     if run.timing is not None:
-        valid, timing = evaluate(session, options.valid_set(), metric=metric, plan=plan), run.timing
+        valid, timing = evaluate(session, options.valid_set(), plan=plan, **how), run.timing
     else:
         assert run.valid is not None
         valid, test_set = run.valid, options.test_set()
         turn = run.turns.turn
         if test_set:
-            test = evaluate(session, test_set, metric=metric, turn=turn, plan=plan)
+            test = evaluate(session, test_set, turn=turn, plan=plan, **how)
         timing = _timing_of_images(valid, test)
     conditions = {"before": run.before, "during": run.during}
     known, executed = row.warnings, executed_fields(valid, test, timed_share=run.timed_share)
@@ -387,7 +388,7 @@ def _measured_row(
         power_mode=run.before.get("power_mode"),
         mem_peak_mib=run.mem_peak_mib,
         mem_definition=run.mem_definition,
-        bicubic_psnr_db=bicubic_psnr_db(options.valid_set(), scale=session.scale, metric=metric),
+        bicubic_psnr_db=bicubic_psnr_db(options.valid_set(), scale=session.scale, **how),
         executed=executed,
         executed_g=row.executed_g if executed is None else executed["macs_g"],
         conditions=conditions,
@@ -447,7 +448,7 @@ def _largest_lr(run: _Run, images: ImageSet) -> np.ndarray:
     areas = [score.lr_hw[0] * score.lr_hw[1] for score in run.valid.images]
     pair = images.pairs(run.session.scale)[int(np.argmax(areas))]
     hr = modcrop(read_rgb(pair[0]), run.session.scale)
-    return lr_of(hr, pair, scale=run.session.scale)
+    return lr_of(hr, pair, scale=run.session.scale, degradation=run.network.degradation)
 
 
 def _time(run: _Run, protocol: Protocol, options: MeasureOptions) -> _Run:
@@ -456,9 +457,14 @@ def _time(run: _Run, protocol: Protocol, options: MeasureOptions) -> _Run:
     with ConditionMonitor(session.device, lambda: turns.partner_cpu_s) as monitor:
         session.reset_work()
         if protocol.of_images:
-            metric = options.metric_of(protocol)
-            images, plan = options.valid_set(), options.planner(session, run.network, protocol)
-            run.valid = evaluate(session, images, metric=metric, turn=turns.turn, plan=plan)
+            run.valid = evaluate(
+                session,
+                options.valid_set(),
+                metric=options.metric_of(protocol),
+                degradation=run.network.degradation,
+                turn=turns.turn,
+                plan=options.planner(session, run.network, protocol),
+            )
         else:
             run.timing = _timing_of_one_size(run, options, monitor)
             work = session.executed_work()

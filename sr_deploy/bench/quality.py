@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
 from sr_deploy.bench.budgets import budget_refused, with_budgets
 from sr_deploy.bench.evaluate import (
@@ -37,7 +37,7 @@ class ScoringOptions:
     metric: str = "y"
     """`y` or `rgb`."""
     degradation: Optional[str] = None
-    """Makes LR where it is not given; None: bicubic."""
+    """Makes LR where it is not given; None: as each network was trained for."""
     max_flops: Sequence[str] = ()
     """Budgets of adaptive networks, as in `MeasureOptions`."""
     max_memory: Union[str, int, None] = None
@@ -75,43 +75,65 @@ def quality_from_artifacts(
     the networks run while the rows are iterated. One that cannot run gives rows with the reason.
     """
     options = ScoringOptions(**scoring)
-    metric, bound = options.metric, memory_bytes(options.max_memory)
     sets = image_sets(_listed(data), _listed(lr_data))
     as_trained = describe_all(networks, variants, run, progress=progress)
     descriptions = with_budgets(as_trained, options.max_flops)
     _check_names(descriptions)
     scales = list(filter(None, (d.find_scale() for d in descriptions)))
-    made_by = _degradation(options.degradation, sets, scales)
+    _check_degradation(options.degradation, sets, scales)
     folders = (note for images in sets for note in images.notes(scales))
     for note in filter(None, [check_run_options(descriptions, run), *folders]):
         progress(note)
-
-    def score(row: BenchmarkRow, session: Session, images: ImageSet, plan: Planner) -> QualityRow:
-        quality = evaluate(session, images, metric=metric, degradation=made_by, plan=plan)
-        return _scored_row(_unscored_row(row, images, metric, made_by), session, quality)
-
-    bicubic_rows = list(_bicubic_rows(dict.fromkeys(scales), sets, bound, score, progress))
+    kinds = [(d.find_scale(), options.degradation or d.degradation) for d in descriptions]
+    bicubic_rows = list(_bicubic_rows(kinds, sets, options, progress))
 
     def rows() -> Iterator[QualityRow]:
         yield from bicubic_rows
         for description in descriptions:
-            known, name, left = row_of(description), description.name, list(sets)
-            try:
-                with budget_refused(description), description.open(run) as session:
-                    if session.why_cpu:
-                        progress(f"{name}: {session.why_cpu}")
-                    plan = planner_within(session, bound, identity=description.identity)
-                    while left:
-                        row = score(known, session, left[0], plan)
-                        left.pop(0)
-                        progress(f"{name} ({session.where}), {row.set}: {_psnr_text(row)}")
-                        yield row
-            except (ArtifactError, MissingPackageError) as e:
-                progress(f"{name}: not run: {e.message}")
-                for images in left:
-                    yield replace(_unscored_row(known, images, metric, made_by), error=e.message)
+            yield from _network_rows(description, run, sets, options, progress)
 
     return _with_bar(rows(), len(descriptions) * len(sets), progress)
+
+
+def _network_rows(
+    network: NetworkDescription,
+    run: RunOptions,
+    sets: Sequence[ImageSet],
+    options: ScoringOptions,
+    progress: Callable[[str], None],
+) -> Iterator[QualityRow]:
+    """Yield a row for each set; with the reason where the network cannot run."""
+    known, name, left = row_of(network), network.name, list(sets)
+    made_by = options.degradation or network.degradation
+    try:
+        with budget_refused(network), network.open(run) as session:
+            if session.why_cpu:
+                progress(f"{name}: {session.why_cpu}")
+            plan = planner_within(
+                session, memory_bytes(options.max_memory), identity=network.identity
+            )
+            while left:
+                row = _score(known, session, left[0], options.metric, made_by, plan)
+                left.pop(0)
+                progress(f"{name} ({session.where}), {row.set}: {_psnr_text(row)}")
+                yield row
+    except (ArtifactError, MissingPackageError) as e:
+        progress(f"{name}: not run: {e.message}")
+        for images in left:
+            row = _unscored_row(known, images, options.metric, made_by)
+            yield replace(row, error=e.message)
+
+
+def _score(
+    row: BenchmarkRow,
+    session: Session,
+    images: ImageSet,
+    metric: str,
+    made_by: str,
+    plan: Planner,
+) -> QualityRow:
+    quality = evaluate(session, images, metric=metric, degradation=made_by, plan=plan)
+    return _scored_row(_unscored_row(row, images, metric, made_by), session, quality)
 
 
 def _with_bar(
@@ -125,30 +147,36 @@ def _with_bar(
 
 
 def _bicubic_rows(
-    scales: Iterable[int],
+    kinds: Iterable[Tuple[Optional[int], str]],
     sets: Sequence[ImageSet],
-    bound: Optional[int],
-    score: Callable[[BenchmarkRow, Session, ImageSet, Planner], QualityRow],
+    options: ScoringOptions,
     progress: Callable[[str], None],
 ) -> Iterator[QualityRow]:
-    for bicubic in map(Bicubic, scales):
-        plan = planner_within(bicubic, bound, identity=BICUBIC)
+    """Yield a row for each scale with its degradation, and each set."""
+    for scale, made_by in dict.fromkeys(kinds):
+        if scale is None:
+            continue
+        bicubic, known = Bicubic(scale), BenchmarkRow(BICUBIC, "", BICUBIC)
+        plan = planner_within(bicubic, memory_bytes(options.max_memory), identity=BICUBIC)
         for images in sets:
-            row = score(BenchmarkRow(BICUBIC, "", BICUBIC), bicubic, images, plan)
-            progress(f"bicubic, x{bicubic.scale}, {images.name}, border {row.border_px}")
+            row = _score(known, bicubic, images, options.metric, made_by, plan)
+            progress(f"bicubic, x{scale}, {images.name}, border {row.border_px}")
             yield row
 
 
-def _degradation(asked: Optional[str], sets: Sequence[ImageSet], scales: Sequence[int]) -> str:
-    """Return what makes LR. Raises InputError if LR is given too, or a scale has no such one."""
-    if asked is not None and any(images.lr_folder for images in sets):
+def _check_degradation(
+    asked: Optional[str], sets: Sequence[ImageSet], scales: Sequence[int]
+) -> None:
+    """Raise InputError if LR is given too, or a scale has no such degradation."""
+    if asked is None:
+        return
+    if any(images.lr_folder for images in sets):
         raise InputError(
             f"LR images are given, so the degradation '{asked}' does not make them",
             hint="omit --degradation or --lr-data",
         )
     for scale in scales:
-        check_degradation(asked or "bi", scale)
-    return asked or "bi"
+        check_degradation(asked, scale)
 
 
 def _psnr_text(row: QualityRow) -> str:

@@ -48,7 +48,7 @@ from sr_deploy.core.errors import InputError
     "--degradation",
     type=click.Choice(["bi", "bd", "dn"]),
     help="How LR is made. bi: bicubic. At x3 only: bd, blurred; dn, bicubic with noise.  "
-    "[default: bi]",
+    "[default: as each network was trained for]",
 )
 @budgets_option
 @click.option(

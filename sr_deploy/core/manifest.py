@@ -20,7 +20,8 @@ from typing import (
     Union,
 )
 
-from sr_deploy.core.errors import ArtifactError
+from sr_deploy.core.degradation import check_degradation
+from sr_deploy.core.errors import ArtifactError, InputError
 from sr_deploy.core.files import atomic_path, sha256_of
 from sr_deploy.core.interface import Interface
 from sr_deploy.core.jsonio import from_dict, read_dataclass, to_json
@@ -85,6 +86,8 @@ class Manifest:
     multiple: int = 1
     """The artifact takes LR sides that are multiples of this; sessions mirror others up."""
     min_px: Tuple[int, int] = (1, 1)
+    degradation: str = "bi"
+    """How the LR images are made that the network is trained for, as in `core/degradation.py`."""
     checks: Dict[str, object] = field(default_factory=dict)
     """The checks that were done, with their numbers."""
     not_checked: Tuple[str, ...] = ()
@@ -212,6 +215,10 @@ def _problems(manifest: Manifest) -> Iterator[str]:
         yield f"the sizes {sizes}"
     if not 1 <= manifest.scale <= 16:
         yield f"the scale {manifest.scale}"
+    try:
+        check_degradation(manifest.degradation, manifest.scale)
+    except InputError as e:
+        yield e.message
     for key in ("align_px", "multiple"):
         if not 1 <= getattr(manifest, key) <= 16384:
             yield f"{key} {getattr(manifest, key)}"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import List, Optional
 
 from sr_deploy.core.cards import WEIGHTS_SUFFIX
-from sr_deploy.core.errors import CheckpointError
+from sr_deploy.core.degradation import check_degradation
+from sr_deploy.core.errors import CheckpointError, InputError
 from sr_deploy.core.files import data_folder
 from sr_deploy.core.gains import GAINS
 from sr_deploy.core.jsonio import read_dataclass
@@ -35,7 +36,12 @@ def read_card(weights: Path) -> ModelSpec:
             f"{weights} has no card: expected {card.name} beside it",
             hint="import a bare state dict with: srdeploy import-checkpoint FILE -o DIR",
         )
-    return read_dataclass(ModelSpec, card, CheckpointError)
+    spec = read_dataclass(ModelSpec, card, CheckpointError)
+    try:
+        check_degradation(spec.degradation, spec.scale)
+    except InputError as e:
+        raise CheckpointError(f"{card}: {e.message}") from e
+    return spec
 
 
 def is_trained_for_int8(weights: Path, variant: str) -> bool:

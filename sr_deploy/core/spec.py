@@ -84,6 +84,8 @@ class ModelSpec:
     align_px: int = 1
     """`halo_px` holds for tiles that start and end on multiples of this."""
     value_range: Tuple[float, float] = (0.0, 1.0)
+    degradation: str = "bi"
+    """How the LR images are made that it is trained for, as in `core/degradation.py`."""
     licence: str = ""
     trained_on: str = ""
     training: Dict[str, Any] = field(default_factory=dict)

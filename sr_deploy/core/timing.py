@@ -57,24 +57,30 @@ def measure_latency(
     first_ms = (time.perf_counter() - start) * 1000
     warmup, settled = _warm_up(run, _FrameClock(cadence_hz), between)
     frames = _FrameClock(cadence_hz)
-    samples: List[TimedOutput] = []
+    times_ms: List[float] = []
+    copies_ms: List[float] = []
+    timer = ""
     start, began_s = time.perf_counter(), time.time()
-    while len(samples) < (MIN_RUNS if runs is None else runs) or (
-        runs is None and len(samples) < MAX_RUNS and time.perf_counter() - start < ENOUGH_S
+    while len(times_ms) < (MIN_RUNS if runs is None else runs) or (
+        runs is None and len(times_ms) < MAX_RUNS and time.perf_counter() - start < ENOUGH_S
     ):
         frames.wait()
-        samples.append(run())
+        output = run()
+        times_ms.append(output.ms)
+        if output.copies_ms is not None:
+            copies_ms.append(output.copies_ms)
+        timer = output.timer
+        del output  # every later one would need new memory, which takes time to be mapped
     frames.wait()
     ended_s = time.time()
     between()
-    copies = [sample.copies_ms for sample in samples if sample.copies_ms is not None]
     return LatencySamples(
         first_ms=first_ms,
-        times_ms=tuple(sample.ms for sample in samples),
+        times_ms=tuple(times_ms),
         warmup=warmup,
         settled=settled,
-        copies_ms=float(np.median(copies)) if copies else None,
-        timer=samples[-1].timer,
+        copies_ms=float(np.median(copies_ms)) if copies_ms else None,
+        timer=timer,
         late=frames.late,
         span_s=(began_s, ended_s),
     )

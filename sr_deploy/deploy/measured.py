@@ -116,7 +116,8 @@ def _scored_row(graph: Path, options: DeployOptions, images: ImageSet) -> Benchm
     row = row_of(network)
     try:
         with network.open(CPU_RUN) as session:
-            fields = quality_fields(evaluate(session, images, metric="y"), None)
+            quality = evaluate(session, images, metric="y", degradation=network.degradation)
+            fields = quality_fields(quality, None)
             return replace(
                 row,
                 **fields,

@@ -37,6 +37,7 @@ class CheckpointSource(TorchSource):
             align_px=self.checkpoint.align_px(variant),
             multiple=spec.multiple,
             min_px=spec.min_hw,
+            degradation=spec.degradation,
         )
 
     def network(self, variant: Variant) -> nn.Module:

@@ -80,6 +80,7 @@ class GraphSource(Source):
             align_px=m.align_px,
             multiple=m.multiple,
             min_px=m.min_px,
+            degradation=m.degradation,
             quantised=m.precision_obtained if self._is_quantised else "",
         )
 

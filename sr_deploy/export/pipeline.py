@@ -264,6 +264,7 @@ class _GraphTask:
             align_px=facts.align_px,
             multiple=facts.multiple,
             min_px=facts.min_px,
+            degradation=facts.degradation,
         )
 
 
@@ -428,14 +429,15 @@ def _calibrations(
             "INT8 graphs are calibrated with pictures, and none are given",
             hint="give a folder of HR pictures with --calibrate",
         )
+    how: Dict[str, Any] = {
+        "scale": source.scale,
+        "degradation": source.facts(variants[0]).degradation,
+    }
     if options.calibrate is None:
-        read = {hw: sample_calibration(scale=source.scale, hw=hw) for hw in set(sizes.values())}
+        read = {hw: sample_calibration(hw=hw, **how) for hw in set(sizes.values())}
     else:
         folder, data = Path(options.calibrate), Path(options.data) if options.data else None
-        read = {
-            hw: read_calibration(folder, scale=source.scale, hw=hw, data=data)
-            for hw in set(sizes.values())
-        }
+        read = {hw: read_calibration(folder, hw=hw, data=data, **how) for hw in set(sizes.values())}
     return {variant: read[hw] for variant, hw in sizes.items()}
 
 

@@ -50,6 +50,7 @@ class SourceFacts:
     align_px: int = 1
     multiple: int = 1
     min_px: Tuple[int, int] = (1, 1)
+    degradation: str = "bi"
     quantised: str = ""
     """Precision of a network that is quantised, such as `int8`; its FP32 graph stays so."""
 

@@ -31,6 +31,13 @@ _PUBLISHED_NOTE = (
     f"{PUBLISHED}: numbers of a challenge's results.json, not measured here. The file names "
     "neither device nor images. Its times, memory and scores are ranked apart from measured ones"
 )
+LR_TEXTS = {
+    "bi": "bi: MATLAB's bicubic",
+    "bd": "bd: Gaussian 7x7, sigma 1.6, every third pixel",
+    "dn": "dn: bicubic, then noise of sigma 30, seeded by the file's name",
+    GIVEN: "given, not made from HR",
+}
+"""How LR images are made, by the name of the degradation."""
 MIN_GAIN_DB = 0.01
 """The least gain of a variant's tag that is worth no note."""
 _DEPLOYED = "the same count of the graph that runs, after its exact rewrites"
@@ -170,7 +177,7 @@ def _conditions_of(r: BenchmarkRow) -> Dict[str, str]:
     return {
         "images": f"{r.set} ({valid})" if r.set else "",
         "test images": f"{r.test_set} ({test})" if r.test_set else "",
-        "LR": "given, not made from HR" if r.degradation == GIVEN else "",
+        "LR": "" if r.degradation == "bi" else LR_TEXTS[r.degradation],
         "PSNR, SSIM": f"{r.metric}, border {r.border_px}" if r.metric else "",
         "evaluated": tiling_text(r.tiling),
         "counted": "",

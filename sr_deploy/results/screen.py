@@ -6,7 +6,7 @@ import textwrap
 from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from sr_deploy.results.columns import VALUES, Column, label, labels, number, settings_text
-from sr_deploy.results.conditions import tiling_text, useless_tags, warnings_of
+from sr_deploy.results.conditions import LR_TEXTS, tiling_text, useless_tags, warnings_of
 from sr_deploy.results.precisions import has_several_precisions, precision_of
 from sr_deploy.results.protocols import protocol_of
 from sr_deploy.results.published import build_table
@@ -14,7 +14,6 @@ from sr_deploy.results.render import Table, make_table, table_lines
 from sr_deploy.results.rows import BICUBIC, PUBLISHED, BenchmarkRow, QualityRow, text_of
 from sr_deploy.results.tables import (
     LOSS,
-    LR_TEXTS,
     comparable,
     failures,
     loss_cells,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
-from sr_deploy.core.degradation import GIVEN
 from sr_deploy.core.errors import InputError
 from sr_deploy.core.network_code import is_code
 from sr_deploy.results.columns import (
@@ -19,6 +18,7 @@ from sr_deploy.results.columns import (
 )
 from sr_deploy.results.conditions import (
     EXECUTED,
+    LR_TEXTS,
     OF_PATCHES,
     condition_notes,
     score_notes,
@@ -40,14 +40,6 @@ from sr_deploy.results.rows import (
 
 _ALIKE = ("protocol", "metric", "set")
 """Rows that differ in one of these are not comparable. The protocol decides the counter."""
-
-LR_TEXTS = {
-    "bi": "bi: MATLAB's bicubic",
-    "bd": "bd: Gaussian 7x7, sigma 1.6, every third pixel",
-    "dn": "dn: bicubic, then noise of sigma 30, seeded by the file's name",
-    GIVEN: "given, not made from HR",
-}
-"""How LR images are made, by the name of the degradation."""
 
 
 def _source(row: BenchmarkRow) -> str:

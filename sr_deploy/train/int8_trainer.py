@@ -49,7 +49,13 @@ def recipe_of_start(recipe: Recipe, options: TrainOptions) -> Recipe:
             hint="remove from the recipe what the checkpoint decides",
         )
     elastic = len(spec.variants) > 1
-    filled = replace(recipe, **known, config=dict(spec.config), elastic=elastic)
+    filled = replace(
+        recipe,
+        **known,
+        config=dict(spec.config),
+        elastic=elastic,
+        degradation=spec.degradation,
+    )
     filled.check(f"the recipe for '{options.init}'")
     return filled
 

@@ -58,6 +58,8 @@ class LossSettings(Protocol):
     @property
     def psd_detached(self) -> bool: ...
     @property
+    def first(self) -> float: ...
+    @property
     def depth(self) -> float: ...
     @property
     def follow(self) -> float: ...
@@ -94,13 +96,16 @@ def supervised(elastic: ElasticNetwork, step: LossInputs) -> Terms:
 
 
 def deep_supervision(elastic: ElasticNetwork, step: LossInputs) -> Terms:
-    """ASRN's eq. 11: the loss at full depth (eq. 5) and others (eq. 7), and psd times eq. 10."""
+    """ASRN's eq. 11: the loss at full depth (eq. 5) and others (eq. 7), and psd times eq. 10.
+
+    With `first` (ours) the losses of the first depth count that many times.
+    """
     net: Any = elastic.net
     features, images = net.forward_depths(step.lr)
-    terms: Terms = {}
-    for n, sr in enumerate(images, 1):
-        terms.update(step.terms(f"depth {n}", sr))
     recipe = step.recipe
+    terms = {name: recipe.first * term for name, term in step.terms("depth 1", images[0]).items()}
+    for n, sr in enumerate(images[1:], 2):
+        terms.update(step.terms(f"depth {n}", sr))
     if recipe.psd:
         psd = progressive_self_distillation(features, detached=recipe.psd_detached)
         terms["psd"] = recipe.psd * psd

@@ -204,6 +204,7 @@ class Recipe(BaseRecipe):
     loss: str = "l1"
     psd: float = 0.0  # weight of PSD, for images in 0..1
     psd_detached: bool = True
+    first: float = 1.0  # ours, deep-supervision: weight of the losses of the first depth
     depth: float = 0.0  # weight of AdaDSR's network depth loss, for images in 0..1
     follow: float = 0.0  # ours: weight of the distance of mean depths from the desired ones
     level: float = 0.0  # ours: weight of how much deeper than the mean a tile's deepest pixel is
@@ -260,7 +261,7 @@ class Recipe(BaseRecipe):
 
     def _check_numbers(self) -> None:
         self._check_training()
-        weights = ("psd", "depth", "follow", "level")
+        weights = ("psd", "first", "depth", "follow", "level")
         for key in weights:
             self._expect(getattr(self, key) >= 0, f"{key} >= 0", key)
         if self.difficulty:

@@ -182,7 +182,12 @@ class _NetworkTask(Task):
     def _spec(self, card: Dict[str, Any]) -> ModelSpec:
         recipe, config = self.recipe, dict(self.recipe.config)
         return self.architecture.spec(
-            recipe.scale, self.elastic.largest, elastic=recipe.elastic, config=config, **card
+            recipe.scale,
+            self.elastic.largest,
+            elastic=recipe.elastic,
+            config=config,
+            degradation=recipe.degradation,
+            **card,
         )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,12 +16,14 @@ import sr_deploy  # noqa: E402
 from sr_deploy.bench.evaluate import Bicubic, evaluate, image_set  # noqa: E402
 from sr_deploy.bench.measure import MeasureOptions, rows_from_artifacts  # noqa: E402
 from sr_deploy.bench.quality import image_sets, quality_from_artifacts  # noqa: E402
-from sr_deploy.core.errors import InputError  # noqa: E402
+from sr_deploy.core.errors import CheckpointError, InputError  # noqa: E402
 from sr_deploy.core.images import imresize, read_rgb, write_png  # noqa: E402
+from sr_deploy.core.manifest import read_manifest  # noqa: E402
 from sr_deploy.core.run_options import RunOptions  # noqa: E402
 from sr_deploy.core.spec import Variant  # noqa: E402
+from sr_deploy.export.pipeline import ExportOptions, onnx_from_checkpoint  # noqa: E402
 from sr_deploy.nets import ARCHITECTURES  # noqa: E402
-from sr_deploy.nets.checkpoint import save_checkpoint  # noqa: E402
+from sr_deploy.nets.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
 from sr_deploy.results.tables import ntire_table, quality_table  # noqa: E402
 
 
@@ -128,6 +131,41 @@ def test_degradations_at_x3_only_and_refused_before_any_work(place, degradation)
             both, data=place / "One" / "HR", degradation=degradation, progress=seen.append
         )
     assert seen == []
+
+
+@pytest.fixture(scope="module")
+def blurred(place):
+    """The x3 checkpoint, as one that is trained for LR images that are blurred."""
+    source = load_checkpoint(place / "tiny_x3.safetensors")
+    spec = replace(source.spec, degradation="bd")
+    return save_checkpoint(place, "blurred_x3", spec, source.weights)
+
+
+def test_lr_is_made_as_each_network_was_trained_for(place, blurred, tmp_path):
+    data = place / "Two"
+    rows = score([place / "tiny_x3.safetensors", blurred], data=data)
+    assert [(r.model, r.degradation) for r in rows] == [
+        ("bicubic", "bi"),
+        ("bicubic", "bd"),
+        ("tiny_x3", "bi"),
+        ("blurred_x3", "bd"),
+    ]
+    asked = score(place / "tiny_x3.safetensors", data=data, degradation="bd")
+    assert [r.psnr_db for r in asked] == [rows[1].psnr_db, rows[3].psnr_db]
+    (graph,) = onnx_from_checkpoint(blurred, tmp_path, ExportOptions(sizes=["18x20"]))
+    assert read_manifest(graph).degradation == "bd"
+    for network in (blurred, graph):
+        (row,) = measure(network, data=str(data), lr="18x20", runs=1)
+        assert (row.degradation, row.bicubic_psnr_db) == ("bd", rows[1].psnr_db)
+        assert row.psnr_db == pytest.approx(rows[3].psnr_db, abs=0.01)
+    assert "LR: bd: Gaussian 7x7" in ntire_table([row])
+
+
+def test_a_degradation_that_the_scale_has_not_is_refused_on_a_card(place, tmp_path):
+    source = load_checkpoint(place / "tiny_x2.safetensors")
+    path = save_checkpoint(tmp_path, "m_x2", replace(source.spec, degradation="bd"), source.weights)
+    with pytest.raises(CheckpointError, match="m_x2.json: the degradation 'bd' is defined at x3"):
+        load_checkpoint(path)
 
 
 def test_two_sets_of_one_name_are_refused(place, tmp_path):

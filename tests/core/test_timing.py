@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,19 @@ def test_first_run_and_warm_up_are_left_out_and_every_timed_run_is_kept(clock):
     assert (latency.warmup, latency.settled, c.calls) == (6, True, 1 + 6 + 5)
     assert (latency.copies_ms, latency.timer, latency.late) == (pytest.approx(0.3), "a clock", 0)
     assert looks[-1] == c.calls and len(looks) == latency.warmup // timing.WINDOW + 1
+
+
+def test_no_output_outlives_its_run(clock):
+    """Kept outputs make every run take new memory, which takes time."""
+    c, outputs = clock(range(1, 40)), []
+
+    def run():
+        assert not [ref for ref in outputs if ref() is not None]
+        output = c.run()
+        outputs.append(weakref.ref(output.y))
+        return output
+
+    assert len(timing.measure_latency(run, runs=5).times_ms) == 5
 
 
 def test_the_warm_up_lasts_until_two_windows_agree(clock):

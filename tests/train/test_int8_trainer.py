@@ -63,6 +63,16 @@ def test_a_network_of_one_size_too(train, tmp_path):
     assert load_checkpoint(path).ranges.keys() == {"w4"}
 
 
+def test_it_learns_from_lr_images_as_its_checkpoint_did(train, tmp_path):
+    fsrcnn = replace(
+        INT8_TINY, arch="fsrcnn", scale=3, variant="w4", method="supervised", degradation="bd"
+    )
+    start = train(fsrcnn, tmp_path / "start")
+    recipe = replace(INT8_TINY, steps=1, arch="fsrcnn", scale=3)
+    spec = load_checkpoint(train(recipe, tmp_path / "int8", init=str(start))).spec
+    assert (spec.degradation, spec.training["degradation"]) == ("bd", "bd")
+
+
 def test_it_needs_a_checkpoint_that_the_recipe_is_for(train_int8):
     with pytest.raises(InputError, match="trains a checkpoint for INT8") as e:
         train_int8(init=None)

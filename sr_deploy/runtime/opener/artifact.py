@@ -66,6 +66,7 @@ def _describe(path: Path, manifest: Manifest) -> NetworkDescription:
         precision_asked=manifest.precision_asked,
         target=manifest.target,
         artifact=path.name,
+        degradation=manifest.degradation,
         weights_sha256s=(manifest.parent_sha256,),
         manifest=manifest,
         counts=functools.lru_cache(maxsize=None)(functools.partial(_counts, path, manifest)),

@@ -81,6 +81,7 @@ def _describe_variant(text: str, checkpoint: Any, name: str) -> NetworkDescripti
         scale=spec.scale,
         sizes=sizes,
         precision_asked="fp32",
+        degradation=spec.degradation,
         weights_sha256s=(spec.weights_sha256,),
         counts=functools.lru_cache(maxsize=None)(functools.partial(_counts, checkpoint, name)),
     )

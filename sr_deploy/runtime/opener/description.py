@@ -52,6 +52,8 @@ class NetworkDescription:
     target: str = ""
     artifact: str = ""
     """The file's name; empty for checkpoints and routers."""
+    degradation: str = "bi"
+    """How the LR images are made that it is trained for, as in `core/degradation.py`."""
     weights_sha256s: Tuple[str, ...] = ()
     """Of all checkpoints that it consists of."""
     untrained: bool = False
