@@ -16,9 +16,16 @@ from sr_deploy.nets.gains import load_gains
 from sr_deploy.nets.router import load_router
 from sr_deploy.train.gains_trainer import gains_from_images
 from sr_deploy.train.options import TrainOptions
-from sr_deploy.train.recipe import AnyRecipe, GainsRecipe, Recipe, RouterRecipe, load_recipe
+from sr_deploy.train.recipe import (
+    RECIPES,
+    AnyRecipe,
+    GainsRecipe,
+    Recipe,
+    RouterRecipe,
+    load_recipe,
+)
 from sr_deploy.train.router_trainer import router_from_images
-from sr_deploy.train.trainer import checkpoint_from_images
+from sr_deploy.train.trainer import checkpoint_from_images, teacher_missing
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ def _starts(recipe: AnyRecipe, given: GivenModels) -> Dict[str, str]:
 
 
 def _check_use(steps: Sequence[str], given: GivenModels) -> None:
-    """Raise InputError for a given model that no step uses."""
+    """Raise InputError for a given model that no step uses, or one that no step can make."""
     recipes = [load_recipe(step) for step in steps]
     networks = [r for r in recipes if isinstance(r, Recipe)]
     used = {
@@ -97,6 +104,9 @@ def _check_use(steps: Sequence[str], given: GivenModels) -> None:
         "teacher": any(r.teacher for r in networks),
         "vgg": any(isinstance(r, RouterRecipe) and r.distils for r in recipes),
     }
+    for r in networks:
+        if given.teacher is None and r.teacher and r.teacher not in RECIPES:
+            raise teacher_missing(r.teacher)
     for option, is_used in used.items():
         if getattr(given, option) is not None and not is_used:
             raise InputError(f"no step uses a {option}", hint=f"remove --{option}")
@@ -119,7 +129,7 @@ def _needs(
     if isinstance(recipe, RouterRecipe):
         return (recipe.follows,) if recipe.follows else recipe.branches
     judge = recipe.judge if recipe.difficulty and given.judge is None else ""
-    teacher = recipe.teacher if given.teacher is None else ""
+    teacher = recipe.teacher if given.teacher is None and recipe.teacher in RECIPES else ""
     follows = "" if name in starts else recipe.follows
     return tuple(filter(None, (judge, teacher, follows)))
 

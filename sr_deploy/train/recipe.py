@@ -218,7 +218,8 @@ class Recipe(BaseRecipe):
     amp: str = "off"
     valid_every: int = 1000
     follows: str = ""
-    teacher: str = ""  # the recipe whose result is the teacher (--teacher)
+    teacher: str = ""
+    """The recipe whose result is the teacher (--teacher), or the kind of an official checkpoint."""
     data: str = ""
     source: str = ""
     unprinted: str = ""

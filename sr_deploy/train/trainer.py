@@ -20,7 +20,7 @@ from sr_deploy.train.difficulty import patches_of_class
 from sr_deploy.train.int8_trainer import Int8Task, recipe_of_start
 from sr_deploy.train.losses import METHODS, TEACHABLE, LossInputs, Terms
 from sr_deploy.train.options import TrainOptions
-from sr_deploy.train.recipe import INT8, Recipe
+from sr_deploy.train.recipe import INT8, RECIPES, Recipe
 from sr_deploy.train.training import (
     DatasetOf,
     Task,
@@ -87,10 +87,7 @@ def _check_inputs(
             hint=f"give the result of {recipe.follows} with --init",
         )
     if recipe.teacher and teacher is None:
-        raise InputError(
-            "this recipe needs a teacher",
-            hint=f"give the result of {recipe.teacher} with --teacher",
-        )
+        raise teacher_missing(recipe.teacher)
     if teacher is not None and recipe.method not in TEACHABLE:
         raise InputError(
             f"the method '{recipe.method}' has no teacher; {', '.join(TEACHABLE)} may have one",
@@ -103,6 +100,14 @@ def _check_inputs(
         )
     if judge is not None and not recipe.difficulty:
         raise InputError("this recipe trains on patches of every difficulty", hint="remove --judge")
+
+
+def teacher_missing(teacher: str) -> InputError:
+    """Return the error of a recipe with this `teacher` where none is given."""
+    origin = f"the result of {teacher}"
+    if teacher not in RECIPES:
+        origin = f"the official checkpoint {teacher} (srdeploy import-checkpoint FILE -o DIR)"
+    return InputError("this recipe needs a teacher", hint=f"give {origin} with --teacher")
 
 
 class _NetworkTask(Task):

@@ -88,18 +88,6 @@ def test_psd_may_pull_its_teacher_too():
 
 
 @pytest.mark.parametrize("loss", ["l1", "l2"])
-def test_the_losses_of_the_first_depth_may_count_more():
-    torch.manual_seed(0)
-    elastic = ElasticNetwork(ARCHITECTURES["asrn"], 2, Variant("d", 3))
-    lr, hr, taught = torch.rand(2, 3, 5, 6), torch.rand(2, 3, 10, 12), torch.rand(2, 3, 10, 12)
-    plain = deep_supervision(elastic, given(lr, hr, taught=taught))
-    weighed = deep_supervision(elastic, given(lr, hr, taught=taught, first=4.0))
-    assert plain.keys() == weighed.keys()
-    for name, term in plain.items():
-        factor = 4.0 if name.startswith("depth 1") else 1.0
-        torch.testing.assert_close(weighed[name], factor * term)
-
-
 @pytest.mark.parametrize("scale", [2, 3, 4])
 @pytest.mark.parametrize("psd", [0.0, 0.1])
 def test_deep_supervision_is_equation_11(loss, scale, psd):
@@ -127,6 +115,18 @@ def test_deep_supervision_is_equation_11(loss, scale, psd):
         torch.autograd.grad(got, parameters), torch.autograd.grad(expected, parameters)
     ):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+def test_the_losses_of_the_first_depth_may_count_more():
+    torch.manual_seed(0)
+    elastic = ElasticNetwork(ARCHITECTURES["asrn"], 2, Variant("d", 3))
+    lr, hr, taught = torch.rand(2, 3, 5, 6), torch.rand(2, 3, 10, 12), torch.rand(2, 3, 10, 12)
+    plain = deep_supervision(elastic, given(lr, hr, taught=taught))
+    weighed = deep_supervision(elastic, given(lr, hr, taught=taught, first=4.0))
+    assert plain.keys() == weighed.keys()
+    for name, term in plain.items():
+        factor = 4.0 if name.startswith("depth 1") else 1.0
+        torch.testing.assert_close(weighed[name], factor * term)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

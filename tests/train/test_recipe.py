@@ -9,6 +9,7 @@ import torch
 
 from sr_deploy.core.errors import InputError, SrDeployError
 from sr_deploy.nets import ARCHITECTURES
+from sr_deploy.nets.importers import IMPORTERS
 from sr_deploy.train import recipe as recipe_module
 from sr_deploy.train.losses import TEACHABLE
 from sr_deploy.train.recipe import RECIPES, Recipe, load_recipe
@@ -46,7 +47,8 @@ def test_every_recipe_can_be_run_and_says_where_it_comes_from(name):
             if before.config != recipe.config:  # the low-rank paths are new
                 assert recipe.arch == "dscf" and recipe.config == {"reparameterised": True}
     if recipe.teacher:
-        assert RECIPES[recipe.teacher].scale == recipe.scale and recipe.method in TEACHABLE
+        assert recipe.method in TEACHABLE
+        assert recipe.teacher in IMPORTERS or RECIPES[recipe.teacher].scale == recipe.scale
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
@@ -143,11 +145,17 @@ def test_the_papers_numbers():
             "more than 10.*9 parameters",
         ),
         (
-            {"arch": "srn", "variant": "b1", "patch_hr": 64},
+            {"arch": "srn", "variant": "b1", "patch_hr": 64, "config": {}},
             "srn cannot be cut in depth; asrn, edsr, edsr-original can",
         ),
         (
-            {"arch": "srn", "variant": "b1", "patch_hr": 28, "method": "supervised"},
+            {
+                "arch": "srn",
+                "variant": "b1",
+                "patch_hr": 28,
+                "method": "supervised",
+                "config": {},
+            },
             "srn takes at least 15 LR pixels a side",
         ),
     ],

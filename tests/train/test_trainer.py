@@ -498,7 +498,10 @@ def test_a_recipe_requires_its_checkpoints(train, whole):
     )
     with pytest.raises(InputError, match="needs a teacher") as e:
         train(distilling)
-    assert "edsr-x4-3 with --teacher" in e.value.hint
+    assert "the result of edsr-x4-3 with --teacher" in e.value.hint
+    with pytest.raises(InputError, match="needs a teacher") as e:
+        train(replace(distilling, teacher="srn-ntire2023"))
+    assert "the official checkpoint srn-ntire2023 (srdeploy import-checkpoint" in e.value.hint
     with pytest.raises(InputError, match="'adapter' has no teacher"):
         train(
             replace(TINY, arch="adaedsr", method="adapter", variant="d2", psd=0.0),
