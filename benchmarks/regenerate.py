@@ -24,7 +24,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict, Sequence
+from typing import Dict, Iterator, Sequence, Tuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -131,21 +131,28 @@ def is_fresh(path: Path, content: bytes) -> bool:
     return old == content or (path.suffix == ".svg" and bool(drawn_by_another))
 
 
+def contents() -> Iterator[Tuple[str, bytes]]:
+    """Yield each file's name and content, the numbers before the documents that are made of them."""
+    yield NUMBERS, numbers()
+    for name in DOCUMENTS:
+        yield name, regenerated((ROOT / name).read_text(encoding="utf-8")).encode("utf-8")
+    for name, where in FIGURES.items():
+        yield from figures(ROOT / ROWS, name=name, where=where).items()
+
+
 def main() -> int:
     check = "--check" in sys.argv
-    contents: Dict[str, bytes] = {}
-    for name in DOCUMENTS:
-        contents[name] = regenerated((ROOT / name).read_text(encoding="utf-8")).encode("utf-8")
-    for name, where in FIGURES.items():
-        contents.update(figures(ROOT / ROWS, name=name, where=where))
-    contents[NUMBERS] = numbers()
-    stale = [name for name, content in contents.items() if not is_fresh(ROOT / name, content)]
+    stale = []
+    for name, content in contents():
+        if is_fresh(ROOT / name, content):
+            continue
+        stale.append(name)
+        if not check:
+            (ROOT / name).parent.mkdir(exist_ok=True)
+            (ROOT / name).write_bytes(content)
     if check and stale:
         print(f"stale: {', '.join(stale)}; run: python3 benchmarks/regenerate.py", file=sys.stderr)
         return 1
-    for name in stale:
-        (ROOT / name).parent.mkdir(exist_ok=True)
-        (ROOT / name).write_bytes(contents[name])
     print(f"written: {', '.join(stale)}" if stale else "all tables and figures are up to date")
     return 0
 

@@ -9,6 +9,8 @@ import pytest
 pytest.importorskip("torch", reason="shipped checkpoints run by torch")
 pytest.importorskip("cv2", reason="reading images needs OpenCV")
 
+from doubles.networks import of_different_networks  # noqa: E402
+
 from sr_deploy.bench.evaluate import Bicubic, ImageSet, evaluate, image_set  # noqa: E402
 from sr_deploy.core.manifest import read_manifest  # noqa: E402
 from sr_deploy.core.routers import ROUTERS  # noqa: E402
@@ -29,8 +31,8 @@ POINTS = [
 @pytest.fixture(scope="module")
 def bicubic():
     @functools.lru_cache(maxsize=None)
-    def scores(images: ImageSet, scale: int):
-        return evaluate(Bicubic(scale), images, metric="y").images
+    def scores(images: ImageSet, scale: int, degradation: str):
+        return evaluate(Bicubic(scale), images, metric="y", degradation=degradation).images
 
     return scores
 
@@ -39,8 +41,10 @@ def beats(name: str, variant: str, images: ImageSet, bicubic) -> None:
     checkpoint = load_checkpoint(name)
     network, _ = fuse_network(checkpoint.network(variant))  # takes half of ASRN's time
     session = TorchSession(network, scale=checkpoint.spec.scale, min_hw=checkpoint.spec.min_hw)
-    ours = evaluate(session, images, metric="y").images
-    gains = {a.image: a.psnr_db - b.psnr_db for a, b in zip(ours, bicubic(images, session.scale))}
+    made_by = checkpoint.spec.degradation
+    ours = evaluate(session, images, metric="y", degradation=made_by).images
+    theirs = bicubic(images, session.scale, made_by)
+    gains = {a.image: a.psnr_db - b.psnr_db for a, b in zip(ours, theirs)}
     assert all(gain > 0 for gain in gains.values()), gains
 
 
@@ -87,7 +91,7 @@ def test_every_router_saves_work_and_loses_little(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", shipped_checkpoints(), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", of_different_networks(), ids=lambda p: p.stem)
 def test_every_checkpoint_builds_for_rtx(path, tmp_path):
     """Builds the largest variant with the real library, which needs no GPU."""
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed")

@@ -1,9 +1,10 @@
-"""Small networks with random weights, and a comparison of two networks."""
+"""Small networks with random weights, a comparison of two networks, and the shipped networks."""
 
 from __future__ import annotations
 
 import torch
 
+from sr_deploy.core.shipped import read_card, shipped_checkpoints
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
 
@@ -55,3 +56,13 @@ def agree(net, other, hw, dtype, tolerance):
         y, z = net(x), other(x)
     assert y.shape == z.shape
     assert float((y - z).abs().max()) <= tolerance * max(float(y.abs().max()), 1.0)
+
+
+def of_different_networks():
+    """Return the shipped checkpoints without those whose network only has other weights."""
+    by_network = {}
+    for path in shipped_checkpoints():
+        card = read_card(path)
+        key = card.arch, card.scale, card.variants[-1], str(card.config)
+        by_network.setdefault(key, path)
+    return list(by_network.values())

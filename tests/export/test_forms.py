@@ -6,10 +6,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed; it makes the networks")
 
-from doubles.networks import SIZES, SMALLEST, agree, network  # noqa: E402
+from doubles.networks import SIZES, SMALLEST, agree, network, of_different_networks  # noqa: E402
 
 from sr_deploy.core.errors import TargetError  # noqa: E402
-from sr_deploy.core.shipped import shipped_checkpoints  # noqa: E402
 from sr_deploy.core.target import load_target, target_names  # noqa: E402
 from sr_deploy.export import blocks  # noqa: E402
 from sr_deploy.export.forms import FORMS, apply_form, default_form, list_forms  # noqa: E402
@@ -39,7 +38,7 @@ def test_every_form_is_the_same_function(arch, variant):
     )
 
 
-@pytest.mark.parametrize("name", [p.stem for p in shipped_checkpoints()])
+@pytest.mark.parametrize("name", [p.stem for p in of_different_networks()])
 def test_shipped_networks_in_every_form(name):
     checkpoint = load_checkpoint(name)
     net = checkpoint.network()

@@ -4,9 +4,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed; it makes the networks")
 
-from doubles.networks import SIZES, SMALLEST, agree, network  # noqa: E402
+from doubles.networks import SIZES, SMALLEST, agree, network, of_different_networks  # noqa: E402
 
-from sr_deploy.core.shipped import shipped_checkpoints  # noqa: E402
 from sr_deploy.core.spec import Variant  # noqa: E402
 from sr_deploy.nets import ARCHITECTURES  # noqa: E402
 from sr_deploy.nets.checkpoint import load_checkpoint  # noqa: E402
@@ -38,7 +37,7 @@ def test_the_function_stays_the_same(arch, scale):
     assert [r["pass"] for r in reports] == expected.get(arch, [])
 
 
-@pytest.mark.parametrize("name", [p.stem for p in shipped_checkpoints()])
+@pytest.mark.parametrize("name", [p.stem for p in of_different_networks()])
 def test_shipped_networks_too(name):
     checkpoint = load_checkpoint(name)
     for variant in checkpoint.variants("all"):
