@@ -132,7 +132,7 @@ def is_fresh(path: Path, content: bytes) -> bool:
 
 
 def contents() -> Iterator[Tuple[str, bytes]]:
-    """Yield each file's name and content, the numbers before the documents that are made of them."""
+    """Yield the name and content of each file, the numbers before the documents that need them."""
     yield NUMBERS, numbers()
     for name in DOCUMENTS:
         yield name, regenerated((ROOT / name).read_text(encoding="utf-8")).encode("utf-8")
