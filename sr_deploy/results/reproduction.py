@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from sr_deploy.core.counts import NTIRE_HW
+from sr_deploy.core.degradation import GIVEN
 from sr_deploy.core.errors import InputError, did_you_mean
 from sr_deploy.core.jsonio import from_dict, read_json
+from sr_deploy.core.shipped import read_card, shipped_checkpoints
 from sr_deploy.core.spec import network_name
 from sr_deploy.results.render import Table, make_table
 from sr_deploy.results.rows import BenchmarkRow
@@ -57,6 +59,8 @@ class PaperLine:
     network: str = ""
     """Our network, such as `asrn_x4`; empty: one of others, of which only printed numbers exist."""
     variant: str = ""
+    degradation: str = "bi"
+    """How the LR images of its scores are made, as in `core/degradation.py`."""
     config: Dict[str, Any] = field(default_factory=dict)
     """Where it differs from the architecture's default."""
     checkpoint: Optional[str] = ""
@@ -96,8 +100,8 @@ class Paper:
 
 CountOf = Callable[[PaperLine, OurValue], int]
 """Returns a count of a line's network."""
-Scores = Dict[Tuple[str, str], Tuple[Optional[float], Optional[float]]]
-"""PSNR in dB and SSIM on Y, by network (`asrn_x4.d5`) and set, in lower case."""
+Scores = Dict[Tuple[str, str, str], Tuple[Optional[float], Optional[float]]]
+"""PSNR in dB and SSIM on Y, by network (`asrn_x4.d5`), set, in lower case, and degradation."""
 
 
 def paper_names() -> List[str]:
@@ -134,11 +138,16 @@ def scores_of(rows: Sequence[BenchmarkRow]) -> Scores:
     scores: Scores = {}
     if conditions is not None:
         shipped = set_key(conditions.set)
-        scores = {(name, shipped): (n.psnr_db, n.ssim) for name, n in numbers.items()}
+        made_by = {path.stem: read_card(path).degradation for path in shipped_checkpoints()}
+        scores = {
+            (name, shipped, made_by.get(name.partition(".")[0], "bi")): (n.psnr_db, n.ssim)
+            for name, n in numbers.items()
+        }
     for row in rows:
-        comparable = row.metric == "y" and row.degradation not in ("bd", "dn")
-        if not row.error and comparable and row.psnr_db is not None:
-            scores[network_name(row.model, row.variant), set_key(row.set)] = row.psnr_db, row.ssim
+        if not row.error and row.metric == "y" and row.psnr_db is not None:
+            degradation = "bi" if row.degradation == GIVEN else row.degradation
+            key = network_name(row.model, row.variant), set_key(row.set), degradation
+            scores[key] = row.psnr_db, row.ssim
     return scores
 
 
@@ -180,7 +189,7 @@ def _our_text(
     if line.checkpoint is None or (line.config and not line.checkpoint):
         return ""
     name = network_name(line.checkpoint or line.network, line.variant)
-    psnr_db, ssim = scores.get((name, set_key(ours.score)), (None, None))
+    psnr_db, ssim = scores.get((name, set_key(ours.score), line.degradation), (None, None))
     if psnr_db is None:
         return ""
     has_ssim = "/" in line.cells[index] and ssim is not None

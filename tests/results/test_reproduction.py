@@ -31,7 +31,7 @@ COLUMNS = (
 OTHER = PaperLine(("VDSR", "10", "31.35/0.8830"))
 OURS = PaperLine(("ASRN", "4", "31.65/0.8867"), "asrn_x4", "d5", recipe="asrn-x4")
 ITEM = PaperItem("Table 1", "PSNR", COLUMNS, (OTHER, OURS), ("a note",), ("Set14",))
-SCORES = {("asrn_x4.d5", "set5"): (31.162, 0.88041)}
+SCORES = {("asrn_x4.d5", "set5", "bi"): (31.162, 0.88041)}
 
 
 def two_million(line, ours):
@@ -83,11 +83,12 @@ def test_measured_rows_replace_and_add_scores():
     )
     on_rgb, failed = replace(row, metric="rgb", set="B100"), replace(row, set="X", error="no")
     scores = scores_of([row, replace(row, set="Set5", psnr_db=31.0), on_rgb, failed])
-    assert scores["asrn_x4.d5", "set14"][0] == 28.0
-    assert scores["asrn_x4.d5", "set5"][0] == 31.0
-    assert not {("asrn_x4.d5", "b100"), ("asrn_x4.d5", "x")} & set(scores)
-    assert ("asrn_x4.d5", "b100") in scores_of([replace(row, set="BSD100")])
-    assert ("asrn_x4.d5", "b100") not in scores_of([replace(row, set="B100", degradation="bd")])
+    assert scores["asrn_x4.d5", "set14", "bi"][0] == 28.0
+    assert scores["asrn_x4.d5", "set5", "bi"][0] == 31.0
+    assert not {("asrn_x4.d5", "b100", "bi"), ("asrn_x4.d5", "x", "bi")} & set(scores)
+    assert ("asrn_x4.d5", "b100", "bi") in scores_of([replace(row, set="BSD100")])
+    blurred = scores_of([replace(row, set="B100", degradation="bd")])
+    assert ("asrn_x4.d5", "b100", "bd") in blurred and ("asrn_x4.d5", "b100", "bi") not in blurred
 
 
 @pytest.mark.parametrize("name", paper_names())
