@@ -17,9 +17,13 @@ def graph(body: str, *, opset: int = 13, constants: str = "", hw: str = "8,8") -
     )
 
 
-def run(model, x):
-    """Return the output of a graph by ONNX Runtime; x: the input in the graph's type."""
-    return raw_session(model.SerializeToString()).run(None, {model.graph.input[0].name: x})[0]
+def run(model, x, *, as_written=False):
+    """Return the output of a graph by ONNX Runtime; x: the input in the graph's type.
+
+    as_written: no nodes are merged, so quantised layers compute in floating point.
+    """
+    session = raw_session(model.SerializeToString(), optimise=not as_written)
+    return session.run(None, {model.graph.input[0].name: x})[0]
 
 
 def chain(*weights):

@@ -122,9 +122,13 @@ def test_what_all_steps_refuse(images, cache, tmp_path, changes, given, match):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_teacher_that_no_step_trains_is_missed_before_the_first(images, cache, tmp_path):
+def test_a_teacher_that_no_step_trains_is_missed_before_the_first(
+    images, cache, tmp_path, monkeypatch
+):
+    taught = replace(JUDGE, teacher="srn-ntire2023")
+    monkeypatch.setattr(recipe_module, "RECIPES", {"judge": JUDGE, "taught": taught})
     with pytest.raises(InputError, match="needs a teacher") as e:
         options = options_for(images, cache, tmp_path / "out")
-        train_all_steps("srn-ntire-x4-small-2", options, GivenModels())
+        train_all_steps("taught", options, GivenModels())
     assert "the official checkpoint srn-ntire2023" in e.value.hint
     assert not (tmp_path / "out").exists()

@@ -77,7 +77,10 @@ def quantised(model, rules, *, kept=(), method="min-max", images=(X,)):
 def assert_close(int8, fp32):
     """The outputs differ, by some of the 255 steps at most."""
     half = int8.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT16
-    y, reference = run(int8, X.astype(np.float16) if half else X), run(fp32, X)
+    # Of 8-bit weights, which are not for such a CPU, integer kernels overflow there.
+    as_written = device.products_saturate()
+    y = run(int8, X.astype(np.float16) if half else X, as_written=as_written)
+    reference = run(fp32, X)
     assert 0 < np.abs(y - reference).max() < 0.06 * np.abs(reference).max()
 
 
