@@ -59,13 +59,13 @@ class PaperLine:
     network: str = ""
     """Our network, such as `asrn_x4`; empty: one of others, of which only printed numbers exist."""
     variant: str = ""
-    degradation: str = "bi"
-    """How the LR images of its scores are made, as in `core/degradation.py`."""
     config: Dict[str, Any] = field(default_factory=dict)
     """Where it differs from the architecture's default."""
     checkpoint: Optional[str] = ""
     """The shipped checkpoint of this line, where its name is not that of the network; None: no
     shipped one was trained so."""
+    degradation: str = "bi"
+    """How the LR images of its scores are made, as in `core/degradation.py`."""
     recipe: str = ""
     recorded: Dict[str, str] = field(default_factory=dict)
     """Our value by heading, of measurements that a note describes."""
