@@ -79,12 +79,12 @@ def quality_from_artifacts(
     as_trained = describe_all(networks, variants, run, progress=progress)
     descriptions = with_budgets(as_trained, options.max_flops)
     _check_names(descriptions)
-    scales = list(filter(None, (d.find_scale() for d in descriptions)))
+    kinds = [(d.find_scale(), options.degradation or d.degradation) for d in descriptions]
+    scales = [scale for scale, _ in kinds if scale is not None]
     _check_degradation(options.degradation, sets, scales)
     folders = (note for images in sets for note in images.notes(scales))
     for note in filter(None, [check_run_options(descriptions, run), *folders]):
         progress(note)
-    kinds = [(d.find_scale(), options.degradation or d.degradation) for d in descriptions]
     bicubic_rows = list(_bicubic_rows(kinds, sets, options, progress))
 
     def rows() -> Iterator[QualityRow]:
@@ -152,7 +152,9 @@ def _bicubic_rows(
     options: ScoringOptions,
     progress: Callable[[str], None],
 ) -> Iterator[QualityRow]:
-    """Yield a row for each scale with its degradation, and each set."""
+    """Yield a row for each scale and set; for each degradation too, if LR images are made."""
+    if any(images.lr_folder for images in sets):
+        kinds = dict(kinds).items()
     for scale, made_by in dict.fromkeys(kinds):
         if scale is None:
             continue

@@ -51,6 +51,13 @@ def products_saturate() -> bool:
     return "avx2" in features and not {"avx_vnni", "avx512_vnni"} & set(features)
 
 
+def bf16_is_emulated() -> bool:
+    """Whether this CPU has no bf16 arithmetic, so that it takes longer than FP32. False where it is
+    not known."""
+    features = cpu_features()[1:]
+    return bool(features) and not {"avx512_bf16", "amx_bf16", "bf16"} & set(features)
+
+
 def _cpuinfo(*keys: str) -> List[str]:
     """Return the values of the lines of /proc/cpuinfo that have one of `keys`, in lower case."""
     with contextlib.suppress(OSError):

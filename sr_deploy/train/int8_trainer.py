@@ -40,8 +40,14 @@ def recipe_of_start(recipe: Recipe, options: TrainOptions) -> Recipe:
             "this recipe trains a checkpoint for INT8", hint="give the checkpoint with --init"
         )
     spec = load_checkpoint(options.init).spec
-    known: Dict[str, Any] = {"arch": spec.arch, "scale": spec.scale, "variant": spec.variants[-1]}
-    other = [k for k, v in known.items() if getattr(recipe, k) not in (v, "", 0)]
+    known: Dict[str, Any] = {
+        "arch": spec.arch,
+        "scale": spec.scale,
+        "variant": spec.variants[-1],
+        "degradation": spec.degradation,
+    }
+    unset = "", 0, "bi"
+    other = [k for k, v in known.items() if getattr(recipe, k) not in (v, *unset)]
     if other or recipe.config not in ({}, spec.config):
         raise InputError(
             f"'{options.init}' is {spec.arch} x{spec.scale} {spec.variants[-1]}; the recipe is "
@@ -54,7 +60,6 @@ def recipe_of_start(recipe: Recipe, options: TrainOptions) -> Recipe:
         **known,
         config=dict(spec.config),
         elastic=elastic,
-        degradation=spec.degradation,
     )
     filled.check(f"the recipe for '{options.init}'")
     return filled

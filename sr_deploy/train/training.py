@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sr_deploy.bench.evaluate import Bicubic, check_images, evaluate, finite_or_none, image_set
+from sr_deploy.core.device import bf16_is_emulated
 from sr_deploy.core.errors import InputError, MissingPackageError, SrDeployError
 from sr_deploy.core.files import write_hint
 from sr_deploy.nets.architecture import Weights
@@ -189,6 +190,12 @@ class Training:
         first_step, self.earlier_hours = run.step, run.hours
         pairs = self._pairs()
         options.log(f"{options.name}: {len(pairs)} images, steps {run.step} to {self.recipe.steps}")
+        on_gpu = torch.cuda.is_available()
+        if self.recipe.amp == "bf16" and not on_gpu and bf16_is_emulated():
+            options.log(
+                "this CPU has neither AVX512-BF16 nor AMX: steps in bf16 take several times as "
+                'long as in FP32; a recipe of your own with "amp": "off" trains in FP32'
+            )
         self._score_others()
         dataset_of = task.dataset(pairs)
         try:

@@ -71,6 +71,8 @@ def test_it_learns_from_lr_images_as_its_checkpoint_did(train, tmp_path):
     recipe = replace(INT8_TINY, steps=1, arch="fsrcnn", scale=3)
     spec = load_checkpoint(train(recipe, tmp_path / "int8", init=str(start))).spec
     assert (spec.degradation, spec.training["degradation"]) == ("bd", "bd")
+    with pytest.raises(InputError, match="the recipe is for another degradation"):
+        train(replace(recipe, degradation="dn"), tmp_path / "dn", init=str(start))
 
 
 def test_it_needs_a_checkpoint_that_the_recipe_is_for(train_int8):

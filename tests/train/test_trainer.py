@@ -15,6 +15,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sr_deploy.core import device
 from sr_deploy.core.errors import InputError, SrDeployError
 from sr_deploy.core.spec import Variant
 from sr_deploy.nets import ARCHITECTURES
@@ -323,8 +324,13 @@ def test_workers_change_nothing(train, whole):
     assert train(workers=1, licence="CC0", trained_on="noise").read_bytes() == whole[1].read_bytes()
 
 
-def test_bf16_is_another_run_of_the_same_network(train, whole):
-    checkpoint = load_checkpoint(train(replace(TINY, amp="bf16")))
+@pytest.mark.parametrize("features", ["avx2", "avx2 avx512_bf16"])
+def test_bf16_is_another_run_of_the_same_network(train, whole, features, monkeypatch):
+    monkeypatch.setattr(device, "cpu_features", lambda: ["x86_64", *features.split()])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    said = []
+    checkpoint = load_checkpoint(train(replace(TINY, amp="bf16"), log=said.append))
+    assert any("trains in FP32" in line for line in said) == (features == "avx2")
     assert all(v.dtype == torch.float32 for v in checkpoint.weights.values())
     differences = [
         (checkpoint.weights[k] - v).abs().max().item()
