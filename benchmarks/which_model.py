@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from sr_deploy.results.rows import BenchmarkRow, filter_rows, read_rows  # noqa: E402
 
 CHOICES = {
-    "asrn_x4.d5": "the default: the best one whose tiles are exact",
+    "asrn_x4.d5": "the default: the best one, and its tiles are exact",
     "asrn_x4.d3": "the same file, cut to three of five blocks",
     "asrn_x4.d1": "the same file, cut to one block",
-    "srn-ntire_x4.b4": "a little faster and better; its tiles are not exact",
+    "srn-ntire_x4.b4": "nearly as good in half of the memory; its tiles are not exact",
     "imdeception_x4.c4": "little memory",
     "fsrcnn-w16_x4.w16": "the fastest",
 }

@@ -120,7 +120,8 @@ def shipped_precisions() -> Optional[MeasuredPrecisions]:
 def numbers_file(rows: Sequence[BenchmarkRow], of_precisions: Sequence[BenchmarkRow] = ()) -> str:
     """Return the content of FILE: of a network measured twice, the last row.
 
-    of_precisions: rows of networks in all precisions, timed in turns; empty: there are none.
+    of_precisions: rows of networks in all precisions, timed in turns; empty: there are none. Those
+    of another checkpoint of the same name, by its PSNR in FP32, are left out.
     Raises InputError when the rows were not measured alike.
     """
     chosen = [r for r in rows if not r.error and _is_shown(r)]
@@ -129,10 +130,23 @@ def numbers_file(rows: Sequence[BenchmarkRow], of_precisions: Sequence[Benchmark
         raise InputError(f"rows of {len(set(conditions))} conditions; expected one")
     networks = {network_name(r.model, r.variant): dataclasses.asdict(_numbers(r)) for r in chosen}
     content = {"conditions": dataclasses.asdict(conditions[0]), "networks": networks}
-    measured = [row for row in of_precisions if not row.error]
+    psnr_db = {name: values["psnr_db"] for name, values in networks.items()}
+    measured = _of_checkpoints([row for row in of_precisions if not row.error], psnr_db)
     if measured:
         content["precisions"] = dataclasses.asdict(_precisions(measured))
     return to_json(content)
+
+
+def _of_checkpoints(
+    rows: Sequence[BenchmarkRow], psnr_db: Mapping[str, Optional[float]]
+) -> Sequence[BenchmarkRow]:
+    """Return the rows of networks whose row in FP32 has that PSNR."""
+    known = {
+        name
+        for name, row in ((network_name(r.model, r.variant), r) for r in rows if _is_shown(r))
+        if _rounded(row.psnr_db, 2) == _rounded(psnr_db.get(name), 2)
+    }
+    return [r for r in rows if network_name(r.model, r.variant) in known]
 
 
 def _precisions(rows: Sequence[BenchmarkRow]) -> MeasuredPrecisions:

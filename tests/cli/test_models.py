@@ -32,7 +32,7 @@ def test_models_lists_what_is_shipped(run_cli):
             "a shipped router chooses between shipped networks"
         )
     table, notes = run_cli("models").stdout.split("\n\n")
-    assert "- imdeception_x4: nla changes nothing" in notes
+    assert "- imdeception_x4: Taught in its last 6,000 steps" in notes
     assert table.startswith("| model") and all(f"| {m['name']} " in table for m in listed)
     assert all(m["licence"] in table and m["path"] in table for m in listed)
 

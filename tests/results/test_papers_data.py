@@ -87,7 +87,8 @@ def test_a_column_is_named_once_and_says_what_of_ours_belongs_to_it(file):
 
 @each_paper
 def test_a_line_has_a_cell_for_each_column_and_known_keys(file):
-    known = {"cells", "network", "variant", "config", "checkpoint", "recipe", "recorded"}
+    known = {"cells", "network", "variant", "config", "checkpoint", "degradation", "recipe"}
+    known |= {"recorded"}
     for item in items_of(file):
         headings = [column["heading"] for column in item["columns"]]
         for line in item["lines"]:

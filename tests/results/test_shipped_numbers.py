@@ -107,5 +107,7 @@ def test_numbers_in_each_precision_are_apart(tmp_path, monkeypatch):
     assert (fp32.precision, fp32.loss_db, fp32.fps) == ("fp32", 0.0, 125.0)
     assert (lower.network, lower.runtime, lower.precision) == ("m_x4.d1", "openvino", "int8")
     assert (lower.loss_db, lower.fps) == (0.073, 250.0)
+    other = numbers_file([replace(ROW, psnr_db=30.5)], [ROW, int8])
+    assert "precisions" not in other.replace('"precisions": null', ""), "of another checkpoint"
     with pytest.raises(InputError, match="rows in several precisions of 2 conditions"):
         numbers_file([ROW], [ROW, replace(int8, device="another")])
