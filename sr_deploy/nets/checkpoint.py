@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +17,6 @@ from sr_deploy.core.errors import (
     InputError,
     SrDeployError,
     VariantError,
-    did_you_mean,
 )
 from sr_deploy.core.files import atomic_path, sha256_of, write_text
 from sr_deploy.core.jsonio import to_json
@@ -26,11 +24,11 @@ from sr_deploy.core.shipped import (
     CHECKPOINT_SUFFIX,
     INT8_RANGE,
     read_card,
-    shipped_checkpoints,
 )
 from sr_deploy.core.spec import ModelSpec, Variant, listed_variants
 from sr_deploy.nets import ARCHITECTURES, FROM_WEIGHTS
 from sr_deploy.nets.architecture import Architecture
+from sr_deploy.nets.checkpoint_names import architecture_and_scale, checkpoint_path
 from sr_deploy.nets.safetensors_reader import tensors_from_bytes
 
 InputRanges = Mapping[str, Tuple[float, float]]
@@ -124,10 +122,10 @@ def parse_untrained(name: str) -> Optional[UntrainedModel]:
 
     Raises InputError when the architecture does not have the scale.
     """
-    match = re.fullmatch(r"(.+)_x(\d)", name)
-    if match is None or match[1] not in ARCHITECTURES:
+    match = architecture_and_scale(name)
+    if match is None:
         return None
-    architecture, scale = ARCHITECTURES[match[1]], int(match[2])
+    architecture, scale = ARCHITECTURES[match[0]], match[1]
     architecture.check_scale(scale)
     return UntrainedModel(name, architecture, scale)
 
@@ -146,7 +144,8 @@ def load_checkpoint(model: Union[str, Path]) -> Checkpoint:
     CheckpointError when the file is damaged, of another format, or does not match its card or its
     architecture.
     """
-    path = _checkpoint_path(str(model))
+    parse_untrained(str(model))  # a scale that its architecture does not have
+    path = checkpoint_path(str(model))
     spec = read_card(path)
     tensors = read_safetensors(path)
     check_digest(path, spec.weights_sha256)
@@ -275,36 +274,6 @@ def check_finite(weights: dict, *, source: str) -> None:
                 f"{source}: the tensor '{name}' contains values that are not finite",
                 hint="use an earlier checkpoint",
             )
-
-
-def _checkpoint_path(model: str) -> Path:
-    names = {p.stem: p for p in shipped_checkpoints()}
-    if model in names:
-        return names[model]
-    path = Path(model)
-    if path.suffix == ".json":
-        path = path.with_suffix(CHECKPOINT_SUFFIX)
-    if path.suffix == CHECKPOINT_SUFFIX and not path.is_file():
-        raise InputError(
-            f"there is no checkpoint {path}", hint="srdeploy models lists the shipped checkpoints"
-        )
-    if path.is_file():
-        if path.suffix != CHECKPOINT_SUFFIX:
-            raise CheckpointError(
-                f"{path} is not a checkpoint; expected a {CHECKPOINT_SUFFIX} file with a JSON card",
-                hint="import it with: srdeploy import-checkpoint FILE -o DIR",
-            )
-        return path
-    known = ", ".join(names) or "(no checkpoints are shipped)"
-    if parse_untrained(model) is not None:
-        raise InputError(
-            f"'{model}' is an architecture, and no checkpoint of that name is shipped",
-            hint=f"use the path of a checkpoint, or one of {known}",
-        )
-    raise InputError(
-        f"there is no model '{model}'; expected a file, or one of {known}",
-        hint=did_you_mean(model, names),
-    )
 
 
 def _check_card(checkpoint: Checkpoint, *, source: str) -> None:

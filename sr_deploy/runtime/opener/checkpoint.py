@@ -22,7 +22,13 @@ class CheckpointKind(Kind):
         return True
 
     def describe(self, text: str, variants: Variants, trust: bool) -> List[NetworkDescription]:
-        from sr_deploy.nets.checkpoint import load_checkpoint
+        try:
+            from sr_deploy.nets.checkpoint import load_checkpoint
+        except ImportError:  # without torch a wrong name is still told
+            from sr_deploy.nets.checkpoint_names import checkpoint_path
+
+            checkpoint_path(text)
+            raise
 
         checkpoint = load_checkpoint(text)
         names = checkpoint.spec.variants if variants is None else checkpoint.variants(variants)

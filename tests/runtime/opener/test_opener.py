@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -249,3 +251,23 @@ def test_a_family_may_have_its_variants_in_several_precisions(family, tmp_path):
         shutil.copy(file, tmp_path / file.name.replace(".fp32.", ".again."))
     with pytest.raises(InputError, match=f"{MODEL}.c4-nla in fp32 more than once"):
         describe_family(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("asrn_x4s", "there is no model 'asrn_x4s'; expected a file, or one of"),
+        ("srn_x4", "'srn_x4' is an architecture"),
+        ("no/asrn_x4.safetensors", "there is no checkpoint no/asrn_x4.safetensors"),
+    ],
+)
+def test_a_wrong_name_is_told_where_torch_is_missing(name, message):
+    code = (
+        "import sys; sys.modules['torch'] = None; "
+        "from sr_deploy.core.errors import InputError; "
+        "from sr_deploy.runtime.opener import describe_one\n"
+        f"try: describe_one({name!r})\n"
+        "except InputError as e: print(e.message)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert message in done.stdout
