@@ -2,21 +2,16 @@
 
 before-after.jpg needs the extra `export`, precision.png `report` and the rows of
 `benchmarks/precision.py`, executed.png `report` and rows of `bench` of static slices and of
-adaptive networks with `--max-flops`, in benchmarks/executed.jsonl; report.png needs Chromium with
-playwright. Without names, all are made for which there are rows. The photograph is scikit-image's
-chelsea (Stefan van der Walt, CC0).
+adaptive networks with `--max-flops`, in benchmarks/executed.jsonl. Without names, all are made for
+which there are rows. The photograph is scikit-image's chelsea (Stefan van der Walt, CC0).
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Tuple
+from typing import Callable, Dict, Tuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -62,35 +57,6 @@ def before_after(path: Path) -> None:
     sheet.save(path, quality=90, subsampling=0, optimize=True)
 
 
-def report(path: Path) -> None:
-    """Take a picture of the charts in a report of published rows."""
-    from playwright.sync_api import sync_playwright
-
-    with tempfile.TemporaryDirectory() as folder:
-        rows, page_file = Path(folder) / "rows.jsonl", Path(folder) / "report.html"
-        lines = (ROOT / "benchmarks" / "rows.jsonl").read_text(encoding="utf-8").splitlines(True)
-        rows.write_text("".join(line for line in lines if is_shown(json.loads(line))))
-        command = [sys.executable, "-m", "sr_deploy.cli.main", "report", str(rows)]
-        subprocess.run([*command, "-o", str(page_file)], cwd=str(ROOT), check=True)
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
-            page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme="light")
-            page.goto(page_file.as_uri())
-            charts = page.locator("h3", has_text="Quality against cost").first.bounding_box()
-            figures = page.locator("figure").first.bounding_box()
-            top, bottom = charts["y"] - 16, figures["y"] + figures["height"]
-            clip = {"x": 0, "y": top, "width": 1280, "height": bottom + 8 - top}
-            page.screenshot(path=str(path), full_page=True, clip=clip)
-            browser.close()
-
-
-def is_shown(row: Dict[str, Any]) -> bool:
-    """Return whether the picture of the report shows a row: the x4 networks at one size."""
-    shown = row["input_hw"] == [256, 256] and row["scale"] == 4 and row["target"] == "cpu"
-    shown = shown and row["protocol"] == "steady" and row["precision"] == "fp32"
-    return bool(shown and row["model"] != "asrn_ss_x4")
-
-
 def precision(path: Path) -> None:
     """Draw PSNR against time of every slice in every precision, with the Pareto front."""
     from sr_deploy.results.report.drawing import figure_file
@@ -120,7 +86,6 @@ PICTURES: Dict[str, Callable[[Path], None]] = {
     "before-after.jpg": before_after,
     "executed.png": executed,
     "precision.png": precision,
-    "report.png": report,
 }
 
 
