@@ -12,19 +12,10 @@ import torch
 from torch import Tensor, manual_seed, nn
 from torch.random import fork_rng
 
-from sr_deploy.core.errors import (
-    CheckpointError,
-    InputError,
-    SrDeployError,
-    VariantError,
-)
+from sr_deploy.core.errors import CheckpointError, InputError, SrDeployError, VariantError
 from sr_deploy.core.files import atomic_path, sha256_of, write_text
 from sr_deploy.core.jsonio import to_json
-from sr_deploy.core.shipped import (
-    CHECKPOINT_SUFFIX,
-    INT8_RANGE,
-    read_card,
-)
+from sr_deploy.core.shipped import CHECKPOINT_SUFFIX, INT8_RANGE, read_card
 from sr_deploy.core.spec import ModelSpec, Variant, listed_variants
 from sr_deploy.nets import ARCHITECTURES, FROM_WEIGHTS
 from sr_deploy.nets.architecture import Architecture
@@ -144,8 +135,11 @@ def load_checkpoint(model: Union[str, Path]) -> Checkpoint:
     CheckpointError when the file is damaged, of another format, or does not match its card or its
     architecture.
     """
-    parse_untrained(str(model))  # a scale that its architecture does not have
-    path = checkpoint_path(str(model))
+    try:
+        path = checkpoint_path(str(model))
+    except InputError:
+        parse_untrained(str(model))  # says so if the architecture does not have the scale
+        raise
     spec = read_card(path)
     tensors = read_safetensors(path)
     check_digest(path, spec.weights_sha256)
